@@ -1,0 +1,1 @@
+"""The tensor core: models, schedule, solver, consistency function. Knows neither ComfyUI nor the trainer."""

@@ -1,0 +1,103 @@
+"""Attention over space (with the prompt) and over time (frames at one position)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .layers import NORM_GROUPS, fold_frames, unfold_frames, zero_init
+
+
+class Attention(nn.Module):
+    """Multi-head attention; keys and values come from ``context``, or from x itself without one."""
+
+    def __init__(self, dim: int, heads: int, context_dim: int | None = None):
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(dim, dim, bias=False)
+        self.to_k = nn.Linear(context_dim or dim, dim, bias=False)
+        self.to_v = nn.Linear(context_dim or dim, dim, bias=False)
+        self.to_out = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """x (N, L, D), context (N, M, D') -> (N, L, D)."""
+        context = x if context is None else context
+        q, k, v = (
+            proj(source).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (N, heads, L, d)
+            for proj, source in ((self.to_q, x), (self.to_k, context), (self.to_v, context))
+        )
+        out = F.scaled_dot_product_attention(q, k, v)
+        return self.to_out(out.transpose(1, 2).flatten(-2))
+
+
+class FeedForward(nn.Module):
+    """Gated feed-forward layer (GEGLU), hidden width 4 × dim."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.proj_in = nn.Linear(dim, 8 * dim)
+        self.proj_out = nn.Linear(4 * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj_in(x).chunk(2, dim=-1)
+        return self.proj_out(value * F.gelu(gate))
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, a second attention (to the prompt, or to itself), feed-forward; all residual."""
+
+    def __init__(self, dim: int, heads: int, context_dim: int | None = None):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn1 = Attention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim)
+        self.attn2 = Attention(dim, heads, context_dim)
+        self.norm3 = nn.LayerNorm(dim)
+        self.ff = FeedForward(dim)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        x = x + self.attn1(self.norm1(x))
+        x = x + self.attn2(self.norm2(x), context)
+        return x + self.ff(self.norm3(x))
+
+
+class Transformer(nn.Module):
+    """Norm and projections around a stack of transformer blocks; the subclasses choose the axis of the tokens."""
+
+    def __init__(self, channels: int, heads: int, head_channels: int, depth: int, context_dim: int | None = None):
+        super().__init__()
+        inner = heads * head_channels
+        self.norm = nn.GroupNorm(NORM_GROUPS, channels, eps=1e-6)
+        self.proj_in = nn.Linear(channels, inner)
+        self.blocks = nn.ModuleList(TransformerBlock(inner, heads, context_dim) for _ in range(depth))
+        self.proj_out = zero_init(nn.Linear(inner, channels))
+
+    def transform(self, tokens: Tensor, context: Tensor | None = None) -> Tensor:
+        """tokens (N, L, C) -> (N, L, C)."""
+        tokens = self.proj_in(tokens)
+        for block in self.blocks:
+            tokens = block(tokens, context)
+        return self.proj_out(tokens)
+
+
+class SpatialTransformer(Transformer):
+    """Attention over the positions of a frame, and from them to the prompt."""
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """x (B·F, C, H, W), context (B·F, L, D) -> (B·F, C, H, W)."""
+        tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B·F, H·W, C)
+        tokens = self.transform(tokens, context)
+        return x + tokens.transpose(1, 2).unflatten(2, x.shape[-2:])
+
+
+class TemporalTransformer(Transformer):
+    """Attention over the frames at every spatial position; both attentions of a block are self-attention."""
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        """(B·F, C, H, W) -> the same shape."""
+        clip = unfold_frames(x, frames)  # (B, C, F, H, W)
+        b, _, _, height, width = clip.shape
+        tokens = self.norm(clip).permute(0, 3, 4, 2, 1).flatten(0, 2)  # (B·H·W, F, C)
+        tokens = self.transform(tokens)
+        delta = tokens.unflatten(0, (b, height, width)).permute(0, 4, 3, 1, 2)  # (B, C, F, H, W)
+        return x + fold_frames(delta)

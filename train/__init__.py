@@ -1,0 +1,1 @@
+"""The headless trainer: preprocess, records, distill, evaluate."""

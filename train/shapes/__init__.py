@@ -1,0 +1,1 @@
+"""Moving Shapes: the embedded world that renders, captions and measures small videos."""
