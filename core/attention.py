@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .layers import NORM_GROUPS, fold_frames, unfold_frames, zero_init
+
+# Largest score matrix that counts as short: frames over frames, or a small picture over a prompt.
+SHORT_SCORES = 128 * 128
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q kᵀ / sqrt(d)) v for (N, heads, L, d) queries and (N, heads, M, d) keys and values."""
+    # On a CPU torch's fused kernel spends most of its time on overhead when sequences are short; plain matrix
+    # products are several times faster there, while long sequences need the fused kernel's bounded memory.
+    plain = q.device.type == "cpu" and q.shape[-2] * k.shape[-2] <= SHORT_SCORES
+    with sdpa_kernel(SDPBackend.MATH) if plain else nullcontext():
+        return F.scaled_dot_product_attention(q, k, v)
 
 
 class Attention(nn.Module):
@@ -26,7 +41,7 @@ class Attention(nn.Module):
             proj(source).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (N, heads, L, d)
             for proj, source in ((self.to_q, x), (self.to_k, context), (self.to_v, context))
         )
-        out = F.scaled_dot_product_attention(q, k, v)
+        out = attend(q, k, v)
         return self.to_out(out.transpose(1, 2).flatten(-2))
 
 

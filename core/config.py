@@ -107,7 +107,7 @@ SHAPES = FamilyConfig(
         temporal_dropout=0.0,
     ),
     vae=VAEConfig(channels=(32, 32, 64, 64), num_res_blocks=1),
-    text=TextConfig(width=64, heads=4, layers=3, vocab_size=1024, embed_dim=64, merges="merges.txt.gz"),
+    text=TextConfig(width=64, heads=4, layers=3, vocab_size=955, embed_dim=64, merges="merges.txt.gz"),
     frames=8,
     height=64,
     width=64,

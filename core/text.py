@@ -58,7 +58,7 @@ class TextEncoder(nn.Module):
         tokens = tokens.to(self.device)
         x = tower.token_embedding(tokens).to(self.dtype)  # (B, L, D)
         x = x + tower.positional_embedding[: x.shape[1]].to(self.dtype)
-        mask = tower.attn_mask[: x.shape[1], : x.shape[1]].to(x)
+        mask = x.new_full((x.shape[1], x.shape[1]), float("-inf")).triu(1)  # causal
         for block in tower.transformer.resblocks[: self.config.layers - skip_last]:
             x = block(x, attn_mask=mask)
         return tower.ln_final(x)

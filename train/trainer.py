@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -38,8 +37,8 @@ class TrainerConfig:
     batch_size: int = 16
     lr: float = 1e-4
     warmup: int = 100
-    # Learning rate after the warm-up: "constant", "linear" or "cosine" (to zero at the last step).
-    schedule: str = "cosine"
+    # The learning rate is constant after the warm-up and falls to zero over this last fraction of the steps.
+    decay: float = 0.2
     weight_decay: float = 0.0
     # Optimiser's memory of squared gradients.
     beta2: float = 0.99
@@ -62,7 +61,8 @@ class Trainer:
         losses: one step's losses.
         folder: of the run; everything that is written lies below it.
         export: called on the main process at every checkpoint and at the end with the averaged model and the step.
-        trainable: parameters to train; None = all of the model that require a gradient.
+        title: of the progress bar.
+        cpu: stay on the CPU even where there is an accelerator.
     """
 
     def __init__(
@@ -82,15 +82,7 @@ class Trainer:
         optimizer = torch.optim.AdamW(
             parameters, lr=config.lr, betas=(0.9, config.beta2), weight_decay=config.weight_decay
         )
-        # Accelerate advances a prepared scheduler once per process and step.
-        processes = self.accelerator.num_processes
-        scheduler = get_scheduler(
-            "constant_with_warmup" if config.schedule == "constant" else config.schedule,
-            optimizer,
-            num_warmup_steps=config.warmup * processes,
-            num_training_steps=config.steps * processes,
-        )
-        self.model, self.optimizer, self.scheduler = self.accelerator.prepare(model, optimizer, scheduler)
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.ema = None
         if config.ema_decay:
             self.ema = EMAModel(parameters, decay=config.ema_decay, use_ema_warmup=True, power=0.75)
@@ -138,9 +130,10 @@ class Trainer:
         if config.max_grad_norm:
             norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
             values = values | {"grad_norm": norm}
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(config, self.step)
+        values = values | {"lr": torch.tensor(group["lr"])}
         self.optimizer.step()
-        values = values | {"lr": torch.tensor(self.scheduler.get_last_lr()[0])}
-        self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema:
             self.ema.step(p for p in self._unwrapped().parameters() if p.requires_grad)
@@ -218,6 +211,13 @@ class _Stats:
 
     def close(self) -> None:
         self.board.close()
+
+
+def learning_rate(config: TrainerConfig, step: int) -> float:
+    """Linear warm-up, constant, linear decay. Raising ``steps`` before the decay began prolongs a run seamlessly."""
+    rising = min(1.0, (step + 1) / max(config.warmup, 1))
+    falling = min(1.0, (config.steps - step) / max(config.decay * config.steps, 1))
+    return config.lr * min(rising, falling)
 
 
 def step_generator(seed: int, rank: int, step: int) -> torch.Generator:

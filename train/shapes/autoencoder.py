@@ -20,6 +20,7 @@ from . import world
 KL_WEIGHT = 1e-6
 # Weight of the gradients' L1, which keeps the outlines sharp.
 EDGE_WEIGHT = 1.0
+START_LOGVAR = -6.0
 
 
 def render_frames(count: int, seed: int) -> Tensor:
@@ -45,6 +46,8 @@ class AutoencoderLoss(nn.Module):
     def __init__(self, vae: VideoVAE):
         super().__init__()
         self.vae = vae
+        # A fresh posterior of deviation 1 drowns the means in noise for hundreds of steps; start it narrow.
+        nn.init.constant_(vae.model.quant_conv.bias[vae.config.latent_channels :].data, START_LOGVAR)
 
     def forward(self, pixels: Tensor, noise: Tensor) -> dict[str, Tensor]:
         """pixels (N, 3, H, W) in -1..1, noise shaped like the latents."""

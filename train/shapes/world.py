@@ -141,7 +141,7 @@ def render(
     ground = _background(scene, size)  # (3, H, W)
     unit = size / WORLD
     x, y = _track(scene, frames)
-    cover = silhouette(scene.shape, scene.radius * unit, x * unit, y * unit, size, size)[:, None]  # (F, 1, H, W)
+    cover = silhouette(scene.shape, scene.radius * unit, x * unit, y * unit, size, size)[:, None]
     paint = np.float32(PALETTE[scene.color])[:, None, None] / 255
     video = _degrade(ground + cover * (paint - ground), scene, rng)  # (F, 3, H, W)
     video = np.clip(video * 255 + 0.5, 0, 255).astype(np.uint8)
@@ -188,7 +188,7 @@ def write_dataset(
 
 
 def silhouette(shape: str, radius, x, y, height: int, width: int, edge: float = 1.0) -> np.ndarray:
-    """Coverage of the pixels by a shape, anti-aliased over `edge` pixels -> float32 (N, height, width) in 0..1.
+    """Coverage of the pixels by a shape, anti-aliased over `edge` pixels -> float32 (N, height, width), 0..1.
 
     radius, x, y: pixels of this picture, scalars or (N,) arrays.
     """
@@ -234,10 +234,13 @@ def _place(
     steps = max(frames - 1, 1)
     room = abs(dx) * (WORLD - 2 * side) + abs(dy) * (WORLD - up - down)
     speed = min(speed, room / steps)  # no direction, no room: still has speed 0
-    shift_x, shift_y = dx * speed * steps, dy * speed * steps
-    x = rng.uniform(side - min(shift_x, 0), WORLD - side - max(shift_x, 0))
-    y = rng.uniform(up - min(shift_y, 0), WORLD - down - max(shift_y, 0))
-    return speed, x, y
+    return speed, _start(rng, side, side, dx * speed * steps), _start(rng, up, down, dy * speed * steps)
+
+
+def _start(rng: np.random.Generator, before: float, after: float, shift: float) -> float:
+    """A coordinate that keeps its distance from both borders, here and after the shift."""
+    low, high = before - min(shift, 0), WORLD - after - max(shift, 0)
+    return rng.uniform(low, max(low, high))  # a path as long as its room may cross them by rounding
 
 
 def _sample_background(rng: np.random.Generator) -> dict:

@@ -1,0 +1,192 @@
+"""A loaded model: UNet, autoencoder, text tower and schedule, and the two ways to sample from it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .checkpoints import CheckpointError, load_text, load_unet, load_vae
+from .config import FAMILIES, FamilyConfig
+from .consistency import sample_consistency, student_model
+from .guidance import cfg_model
+from .schedule import NoiseSchedule
+from .solver import Callback, sample_ddim
+from .text import TextEncoder
+from .unet import UNet3D
+from .vae import VideoVAE
+
+PACKAGED_WEIGHTS = Path(__file__).parent.parent / "weights"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Students by the name that `load` takes; the first that exists is the default.
+STUDENT_FILES = {
+    "shapes": {"no-mg": "student.safetensors"},
+    "videocrafter2": {"mg": "unet_mg.pt", "no-mg": "unet_no_mg.pt"},
+}
+# The file of the teacher, the autoencoder and the text tower.
+BASE_FILES = {
+    "shapes": ("teacher.safetensors", "vae.safetensors", "text.safetensors"),
+    "videocrafter2": ("model.ckpt", "model.ckpt", "model.ckpt"),
+}
+
+
+@dataclass
+class Model:
+    """A model family with one UNet, teacher or student."""
+
+    family: FamilyConfig
+    unet: UNet3D
+    vae: VideoVAE
+    text: TextEncoder
+    schedule: NoiseSchedule = field(default_factory=NoiseSchedule)
+
+    @property
+    def is_student(self) -> bool:
+        return self.unet.takes_guidance
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Model:
+        """Move all three networks, in place."""
+        for network in (self.unet, self.vae, self.text):
+            network.to(device=device, dtype=dtype)
+        return self
+
+    def noise(
+        self,
+        batch: int,
+        generator: torch.Generator,
+        frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+    ) -> Tensor:
+        """Initial latents (B, 4, F, H/8, W/8), drawn on the CPU so that one seed means one video on every device.
+
+        Raises:
+            ValueError: if a side is not a positive multiple of the autoencoder's downsampling, or frames < 1.
+        """
+        frames, height, width = (
+            given if given is not None else usual
+            for given, usual in ((frames, self.family.frames), (height, self.family.height), (width, self.family.width))
+        )
+        factor = self.vae.config.downsampling
+        for name, side in (("height", height), ("width", width)):
+            if side < factor or side % factor:
+                nearest = max(factor, round(side / factor) * factor)
+                raise ValueError(f"{name}={side} is not divisible by {factor}: use {nearest}")
+        if frames < 1:
+            raise ValueError(f"frames={frames}: at least 1 frame is needed")
+        shape = (batch, self.unet.config.in_channels, frames, height // factor, width // factor)
+        return torch.randn(shape, generator=generator).to(self.device)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        prompts: list[str],
+        noise: Tensor,
+        steps: int | None = None,
+        guidance: float | None = None,
+        generator: torch.Generator | None = None,
+        fps_condition: int | None = None,
+        motion: float = 0.0,
+        tau: float = 0.5,
+        callback: Callback | None = None,
+    ) -> Tensor:
+        """Sample clean latents: few-step consistency sampling with a student, DDIM with CFG with a teacher.
+
+        Args:
+            prompts: one per sample.
+            noise: initial latents (B, 4, F, h, w), from ``self.noise``.
+            steps: network evaluations; None = 4 for a student, 50 for a teacher.
+            guidance: usual guidance scale, 1 = none; None = the family's. The student's omega is this minus 1.
+            generator: draws the noise between the student's steps.
+            fps_condition: the network's frame rate input; None = the family's.
+            motion, tau: see ``consistency.student_model``.
+
+        Returns:
+            Scaled latents (B, 4, F, h, w), fp32.
+        """
+        guidance = self.family.guidance_scale if guidance is None else guidance
+        fps = self.family.fps_condition if fps_condition is None else fps_condition
+        context = self.text.encode(prompts).to(self.device)
+        if self.is_student:
+            predict = student_model(self.unet, context, guidance - 1, fps, motion, tau)
+            return sample_consistency(predict, noise, self.schedule, steps or 4, generator, callback=callback)
+        predict = cfg_model(self.unet, context, self.text.encode([""]).to(self.device), guidance, fps)
+        return sample_ddim(predict, noise, self.schedule, steps or 50, callback)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, chunk: int = 16) -> Tensor:
+        """Latents (B, 4, F, h, w) -> frames (B, F, 3, H, W) in 0..1, fp32, on the CPU."""
+        return self.vae.decode(latents, chunk).float().cpu()
+
+
+def models_folder() -> Path:
+    """Where downloaded checkpoints lie: ``T2V_TURBO_MODELS``, or a folder in the user's cache."""
+    chosen = os.environ.get("T2V_TURBO_MODELS")
+    return Path(chosen) if chosen else Path.home() / ".cache" / "t2v-turbo"
+
+
+def family_folder(name: str) -> Path:
+    """The folder of a family's files: in the package for the embedded one, else below the models folder."""
+    return PACKAGED_WEIGHTS / name if (PACKAGED_WEIGHTS / name).is_dir() else models_folder() / name
+
+
+def resolve_family(family: str | FamilyConfig) -> FamilyConfig:
+    """A family by name.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    if isinstance(family, FamilyConfig):
+        return family
+    if family not in FAMILIES:
+        raise ValueError(f"unknown model '{family}'; known are {', '.join(sorted(FAMILIES))}")
+    return FAMILIES[family]
+
+
+def load(
+    family: str | FamilyConfig = "shapes",
+    student: str | Path | None = "default",
+    folder: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Model:
+    """Load a model for inference.
+
+    Args:
+        family: "shapes" (embedded, nothing to download) or "videocrafter2".
+        student: None = the teacher; "default"; a name out of ``STUDENT_FILES``; or the path of a checkpoint.
+        folder: where the files lie; None = ``family_folder``.
+
+    Raises:
+        ValueError: for an unknown family or student.
+        CheckpointError: for a file that is missing, damaged or of another model.
+    """
+    family = resolve_family(family)
+    folder = Path(folder) if folder else family_folder(family.name)
+    teacher_file, vae_file, text_file = (folder / name for name in BASE_FILES[family.name])
+    unet_file = teacher_file if student is None else student_path(family.name, student, folder)
+    unet = load_unet(unet_file, family.unet)
+    if student is not None and not unet.takes_guidance:
+        raise CheckpointError(f"{unet_file}: is a teacher without a guidance input; a student was expected")
+    vae, text = load_vae(vae_file, family.vae), load_text(text_file, family.text)
+    return Model(family, unet, vae, text).to(device, dtype)
+
+
+def student_path(family: str, student: str | Path, folder: Path) -> Path:
+    """The checkpoint that ``student`` names: a known name, or a path."""
+    known = STUDENT_FILES[family]
+    if student == "default":
+        present = [name for name in known if (folder / known[name]).exists()]
+        student = present[0] if present else next(iter(known))
+    if str(student) in known:
+        return folder / known[str(student)]
+    if "." in Path(student).name or os.sep in str(student):
+        return Path(student)
+    raise ValueError(f"unknown student '{student}'; use {', '.join(known)} or the path of a checkpoint")
