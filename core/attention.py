@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .layers import NORM_GROUPS, fold_frames, unfold_frames, zero_init
+from .config import UNetConfig
+from .layers import fold_frames, unfold_frames, zero_init
 
 # Largest score matrix that counts as short: frames over frames, or a small picture over a prompt.
 SHORT_SCORES = 128 * 128
@@ -79,12 +80,13 @@ class TransformerBlock(nn.Module):
 class Transformer(nn.Module):
     """Norm and projections around a stack of transformer blocks; the subclasses choose the axis of the tokens."""
 
-    def __init__(self, channels: int, heads: int, head_channels: int, depth: int, context_dim: int | None = None):
+    def __init__(self, config: UNetConfig, channels: int, heads: int, context_dim: int | None = None):
         super().__init__()
-        inner = heads * head_channels
-        self.norm = nn.GroupNorm(NORM_GROUPS, channels, eps=1e-6)
+        inner = heads * config.head_channels
+        self.norm = nn.GroupNorm(config.norm_groups, channels, eps=1e-6)
         self.proj_in = nn.Linear(channels, inner)
-        self.blocks = nn.ModuleList(TransformerBlock(inner, heads, context_dim) for _ in range(depth))
+        blocks = (TransformerBlock(inner, heads, context_dim) for _ in range(config.transformer_depth))
+        self.blocks = nn.ModuleList(blocks)
         self.proj_out = zero_init(nn.Linear(inner, channels))
 
     def transform(self, tokens: Tensor, context: Tensor | None = None) -> Tensor:

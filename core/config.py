@@ -20,6 +20,8 @@ class UNetConfig:
     transformer_depth: int = 1
     context_dim: int = 1024
     temporal_dropout: float = 0.1
+    # Groups of every group norm; as many groups as channels would erase a frame's mean, so small models have fewer.
+    norm_groups: int = 32
     # Width of the embedding of omega (guidance scale) and of lambda (motion guidance); None = no such input.
     guidance_dim: int | None = None
     motion_dim: int | None = None
@@ -52,6 +54,7 @@ class VAEConfig:
     channels: tuple[int, ...] = (128, 256, 512, 512)
     num_res_blocks: int = 2
     latent_channels: int = 4
+    norm_groups: int = 32
     # Latents are multiplied by this to have about unit variance.
     scale_factor: float = 0.18215
 
@@ -105,8 +108,9 @@ SHAPES = FamilyConfig(
         head_channels=16,
         context_dim=64,
         temporal_dropout=0.0,
+        norm_groups=8,
     ),
-    vae=VAEConfig(channels=(32, 32, 64, 64), num_res_blocks=1),
+    vae=VAEConfig(channels=(32, 32, 64, 64), num_res_blocks=1, norm_groups=8),
     text=TextConfig(width=64, heads=4, layers=3, vocab_size=955, embed_dim=64, merges="merges.txt.gz"),
     frames=8,
     height=64,

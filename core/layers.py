@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NORM_GROUPS = 32
-
 
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
     """Sinusoidal embedding of timesteps or frame rates (B,) -> (B, dim), [cos, sin], float32."""
@@ -60,9 +58,9 @@ def unfold_frames(x: Tensor, frames: int) -> Tensor:
 class TemporalConv(nn.Module):
     """Four residual convolutions over time, kernel 3 × 1 × 1; their norms see the whole clip."""
 
-    def __init__(self, channels: int, dropout: float):
+    def __init__(self, channels: int, dropout: float, groups: int):
         super().__init__()
-        self.norms = nn.ModuleList(nn.GroupNorm(NORM_GROUPS, channels) for _ in range(4))
+        self.norms = nn.ModuleList(nn.GroupNorm(groups, channels) for _ in range(4))
         self.convs = nn.ModuleList(nn.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0)) for _ in range(4))
         self.dropout = nn.Dropout(dropout)
         zero_init(self.convs[-1])
@@ -80,15 +78,15 @@ class TemporalConv(nn.Module):
 class ResBlock(nn.Module):
     """Spatial residual block with the time embedding, followed by the temporal convolutions."""
 
-    def __init__(self, in_channels: int, out_channels: int, embed_dim: int, dropout: float):
+    def __init__(self, in_channels: int, out_channels: int, embed_dim: int, dropout: float, groups: int):
         super().__init__()
-        self.norm1 = nn.GroupNorm(NORM_GROUPS, in_channels)
+        self.norm1 = nn.GroupNorm(groups, in_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.embed = nn.Linear(embed_dim, out_channels)
-        self.norm2 = nn.GroupNorm(NORM_GROUPS, out_channels)
+        self.norm2 = nn.GroupNorm(groups, out_channels)
         self.conv2 = zero_init(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
-        self.temporal = TemporalConv(out_channels, dropout)
+        self.temporal = TemporalConv(out_channels, dropout, groups)
 
     def forward(self, x: Tensor, emb: Tensor, frames: int) -> Tensor:
         """x (B·F, C, H, W), emb (B, E) -> (B·F, C', H, W)."""

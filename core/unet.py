@@ -13,7 +13,6 @@ from torch.utils.checkpoint import checkpoint
 from .attention import SpatialTransformer, TemporalTransformer
 from .config import UNetConfig
 from .layers import (
-    NORM_GROUPS,
     Downsample,
     EmbeddingMLP,
     ResBlock,
@@ -31,18 +30,21 @@ LAMBDA_UNIT = 10_000.0
 ENTRY_HEADS = 8
 
 
+def res_block(config: UNetConfig, in_channels: int, out_channels: int) -> ResBlock:
+    return ResBlock(in_channels, out_channels, config.embed_dim, config.temporal_dropout, config.norm_groups)
+
+
 class Block(nn.Module):
     """A residual block and, where the level has attention, a spatial and a temporal transformer."""
 
     def __init__(self, config: UNetConfig, in_channels: int, out_channels: int, attention: bool):
         super().__init__()
-        self.res = ResBlock(in_channels, out_channels, config.embed_dim, config.temporal_dropout)
+        self.res = res_block(config, in_channels, out_channels)
         self.spatial = self.temporal = None
         if attention:
-            heads, d = out_channels // config.head_channels, config.head_channels
-            depth = config.transformer_depth
-            self.spatial = SpatialTransformer(out_channels, heads, d, depth, config.context_dim)
-            self.temporal = TemporalTransformer(out_channels, heads, d, depth)
+            heads = out_channels // config.head_channels
+            self.spatial = SpatialTransformer(config, out_channels, heads, config.context_dim)
+            self.temporal = TemporalTransformer(config, out_channels, heads)
 
     def forward(self, x: Tensor, emb: Tensor, context: Tensor, frames: int) -> Tensor:
         x = self.res(x, emb, frames)
@@ -79,14 +81,14 @@ class UNet3D(nn.Module):
         self.fps_mlp = EmbeddingMLP(base, embed)
         self._build_conditions()
         self.conv_in = nn.Conv2d(config.in_channels, base, 3, padding=1)
-        self.entry = TemporalTransformer(base, ENTRY_HEADS, config.head_channels, config.transformer_depth)
+        self.entry = TemporalTransformer(config, base, ENTRY_HEADS)
         self.down, skips = self._build_down()
         top = skips[-1]
         self.mid = Block(config, top, top, attention=True)
-        self.mid_res = ResBlock(top, top, embed, config.temporal_dropout)
+        self.mid_res = res_block(config, top, top)
         self.up = self._build_up(skips)
         first = config.channel_mult[0] * base
-        self.norm_out = nn.GroupNorm(NORM_GROUPS, first)
+        self.norm_out = nn.GroupNorm(config.norm_groups, first)
         self.conv_out = zero_init(nn.Conv2d(first, config.out_channels, 3, padding=1))
 
     def _build_conditions(self) -> None:

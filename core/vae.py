@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from .config import VAEConfig
-from .layers import NORM_GROUPS, fold_frames, unfold_frames
+from .layers import fold_frames, unfold_frames
 
 
 class VideoVAE(nn.Module):
@@ -26,7 +26,7 @@ class VideoVAE(nn.Module):
             block_out_channels=config.channels,
             layers_per_block=config.num_res_blocks,
             latent_channels=config.latent_channels,
-            norm_num_groups=NORM_GROUPS,
+            norm_num_groups=config.norm_groups,
             scaling_factor=config.scale_factor,
         )
 

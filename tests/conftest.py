@@ -1,8 +1,12 @@
 """Loads the repository root as the package ``t2v_turbo``, as ComfyUI does, whatever the checkout's folder is called."""
 
 import importlib.util
+import shutil
 import sys
 from pathlib import Path
+
+import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 
@@ -12,3 +16,33 @@ if "t2v_turbo" not in sys.modules:
     module = importlib.util.module_from_spec(spec)
     sys.modules["t2v_turbo"] = module
     spec.loader.exec_module(module)
+
+
+def randomize(network: torch.nn.Module, seed: int) -> torch.nn.Module:
+    """Random weights in place of fresh ones, whose zero-initialised layers would hide mistakes."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            scale = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1
+            parameter.copy_(noise * scale + (1.0 if "norm" in name and name.endswith("weight") else 0.0))
+    return network.eval()
+
+
+@pytest.fixture(scope="session")
+def random_shapes(tmp_path_factory):
+    """A folder with the embedded family's files, of random weights and the real sizes."""
+    from t2v_turbo.core import checkpoints, model
+    from t2v_turbo.core.config import SHAPES
+    from t2v_turbo.core.text import TextEncoder
+    from t2v_turbo.core.unet import UNet3D
+    from t2v_turbo.core.vae import VideoVAE
+
+    folder = tmp_path_factory.mktemp("shapes")
+    merges = folder / SHAPES.text.merges
+    shutil.copy(model.PACKAGED_WEIGHTS / "shapes" / SHAPES.text.merges, merges)
+    checkpoints.save_unet(randomize(UNet3D(SHAPES.unet), 0), folder / "teacher.safetensors")
+    checkpoints.save_unet(randomize(UNet3D(SHAPES.unet.as_student()), 1), folder / "student.safetensors")
+    checkpoints.save_vae(randomize(VideoVAE(SHAPES.vae), 2), folder / "vae.safetensors")
+    checkpoints.save_text(randomize(TextEncoder(SHAPES.text, merges), 3), folder / "text.safetensors")
+    return folder

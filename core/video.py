@@ -1,0 +1,163 @@
+"""Read and write clips: mp4 (H.264), webm and gif, through PyAV and Pillow."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".gif")
+WRITABLE_SUFFIXES = (".mp4", ".gif")
+
+
+class VideoError(ValueError):
+    """A clip that cannot be read or written; the message names the file and the reason."""
+
+
+def to_uint8(frames: Tensor) -> np.ndarray:
+    """Frames (F, 3, H, W) in 0..1 -> uint8 (F, H, W, 3)."""
+    pixels = (frames.float().clamp(0, 1) * 255).round().to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def from_uint8(frames: np.ndarray) -> Tensor:
+    """uint8 (F, H, W, 3) -> float32 (F, 3, H, W) in 0..1."""
+    return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 255
+
+
+def check_writable(path: str | Path) -> Path:
+    """Fail early, before the work, where a clip could not be written later.
+
+    Raises:
+        VideoError: for a suffix other than .mp4 or .gif, a missing or unwritable folder, or a folder of that name.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in WRITABLE_SUFFIXES:
+        raise VideoError(f"{path}: cannot write '{path.suffix or 'no suffix'}'; use {' or '.join(WRITABLE_SUFFIXES)}")
+    if path.is_dir():
+        raise VideoError(f"{path}: is a folder; name a file")
+    if not path.parent.is_dir():
+        raise VideoError(f"{path}: the folder {path.parent} does not exist; create it first")
+    probe = path.with_name(f".{path.name}.probe")
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise VideoError(f"{path}: cannot write here ({error.strerror}); choose another folder") from error
+    return path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside ``path`` that replaces it when the block ends well, and is removed when it does not."""
+    partial = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_video(path: str | Path, frames: np.ndarray, fps: float = 8, metadata: dict[str, str] | None = None) -> None:
+    """Write uint8 frames (F, H, W, 3) as .mp4 or .gif, by the suffix.
+
+    Args:
+        fps: frames per second; a gif rounds the duration of a frame to hundredths of a second.
+        metadata: text tags of the mp4, or the comment of the gif (as ``name: text`` lines).
+
+    Raises:
+        VideoError: see ``check_writable``.
+    """
+    path = check_writable(path)
+    write = _write_gif if path.suffix.lower() == ".gif" else _write_mp4
+    with replacing(path) as partial:
+        write(partial, frames, fps, metadata or {})
+
+
+def _write_mp4(path: Path, frames: np.ndarray, fps: float, metadata: dict[str, str]) -> None:
+    # H.264's 4:2:0 colour needs even sides; the last row or column is repeated where one is odd.
+    height, width = frames.shape[1:3]
+    frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    with av.open(str(path), "w", format="mp4", options={"movflags": "use_metadata_tags"}) as container:
+        container.metadata.update(metadata)
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt, stream.options = "yuv420p", {"crf": "12"}
+        for image in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _write_gif(path: Path, frames: np.ndarray, fps: float, metadata: dict[str, str]) -> None:
+    images = [Image.fromarray(frame) for frame in frames]
+    comment = "\n".join(f"{name}: {text}" for name, text in metadata.items()).encode()
+    images[0].save(path, save_all=True, append_images=images[1:], duration=1000 / fps, loop=0, comment=comment)
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The text tags of a video file."""
+    with _opened(path) as container:
+        return dict(container.metadata)
+
+
+def read_video(path: str | Path, frames: int | None = None, fps: float | None = None) -> np.ndarray:
+    """Decode a clip to uint8 (F, H, W, 3), keeping in memory only the frames that are returned.
+
+    Args:
+        frames: number of frames from the start; None = all. A shorter clip returns fewer.
+        fps: rate to sample at, by time stamps (the newest frame at each instant); None = every frame as stored.
+
+    Raises:
+        VideoError: if the file is missing, broken or holds no video.
+    """
+    kept: list[np.ndarray] = []
+    with _opened(path) as container:
+        if not container.streams.video:
+            raise VideoError(f"{path}: holds no video stream")
+        try:
+            for image in _sampled(container, fps):
+                kept.append(image)
+                if len(kept) == frames:
+                    break
+        except av.FFmpegError as error:
+            raise VideoError(f"{path}: broken after {len(kept)} frames ({error.strerror})") from error
+    if not kept:
+        raise VideoError(f"{path}: holds no frames")
+    return np.stack(kept)
+
+
+def _sampled(container: av.container.InputContainer, fps: float | None) -> Iterator[np.ndarray]:
+    """The frames of the first video stream, resampled in time to ``fps``."""
+    wanted = 0  # index of the next frame of the result
+    start = previous = None
+    for frame in container.decode(video=0):
+        start = frame.time if start is None else start
+        while fps and previous is not None and frame.time is not None and wanted / fps < frame.time - start - 1e-6:
+            yield previous
+            wanted += 1
+        previous = frame.to_ndarray(format="rgb24")
+        if not fps:
+            yield previous
+    if fps and previous is not None:
+        yield previous
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[av.container.InputContainer]:
+    path = Path(path)
+    if not path.is_file():
+        raise VideoError(f"{path}: no such video file")
+    try:
+        container = av.open(str(path))
+    except (av.FFmpegError, OSError) as error:
+        raise VideoError(f"{path}: cannot be read as a video ({error}); it is damaged or of another kind") from error
+    with container:
+        yield container
