@@ -137,16 +137,17 @@ def read_video(path: str | Path, frames: int | None = None, fps: float | None = 
 def _sampled(container: av.container.InputContainer, fps: float | None) -> Iterator[np.ndarray]:
     """The frames of the first video stream, resampled in time to ``fps``."""
     wanted = 0  # index of the next frame of the result
-    start = previous = None
+    start = previous = now = None
     for frame in container.decode(video=0):
         start = frame.time if start is None else start
-        while fps and previous is not None and frame.time is not None and wanted / fps < frame.time - start - 1e-6:
+        now = frame.time - start if frame.time is not None else wanted / (fps or 1)
+        while fps and previous is not None and wanted / fps < now - 1e-6:
             yield previous
             wanted += 1
         previous = frame.to_ndarray(format="rgb24")
         if not fps:
             yield previous
-    if fps and previous is not None:
+    if fps and previous is not None and wanted / fps <= now + 1e-6:
         yield previous
 
 

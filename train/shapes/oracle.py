@@ -226,31 +226,39 @@ def _to_plane(video: np.ndarray) -> np.ndarray:
 def _find(video: np.ndarray, smooth: np.ndarray, min_area: float) -> _Object | None:
     """Segment the largest object of the most frequent saturated colour; None where there is none."""
     plane = _to_plane(smooth)  # (2, F, H, W)
-    strength = np.hypot(*plane)
-    peak = np.quantile(strength, 0.995)  # inside the smallest rendered shape, above single noisy pixels
-    if peak < MIN_STRENGTH:
+    paint = _saturated(plane)
+    if paint is None:
         return None
-    strong = strength > peak / 2
-    if strong.mean() > MAX_STRONG:
-        return None
-    color, tone = _dominant(plane[:, strong])
-    muted = strength < peak / 4
-    ground = plane[:, muted].mean(1) if muted.any() else np.zeros(2, np.float32)  # a tint
-    axis = (tone - ground) / np.sum((tone - ground) ** 2)
+    color, axis, ground, strong = paint
     cover = np.tensordot(axis, plane, 1) - axis @ ground  # (F, H, W), 0 on the ground and 1 on the object
     core = _largest_component(cover > 0.5)
-    seen = core.sum((1, 2)) >= min_area
-    core &= seen[:, None, None]
-    share = min(1.0, core.sum() / strong.sum())
+    count = core.sum((1, 2))
+    seen = count >= min_area
+    share = min(1.0, count[seen].sum() / strong)
     if share < MIN_SHARE:
         return None
+    core &= seen[:, None, None]
     body = _dilate(core, round(2 * SMOOTHING * (min_area / MIN_AREA) ** 0.5))
-    cover = cover * body
+    area, center = _moments(cover * body)
+    tone = (plane * core).sum((2, 3)).T / np.maximum(count, 1)[:, None]
     raw = np.tensordot(axis, _to_plane(video), 1) - axis @ ground
-    area, center = _moments(cover)
-    count = np.maximum(core.sum((1, 2)), 1)
-    tones = (plane * core).sum((2, 3)).T / count[:, None]  # (F, 2)
-    return _Object(color, share, np.clip(cover, 0, 1), raw, body, tones, area, center, seen)
+    return _Object(color, share, np.clip(cover, 0, 1) * body, raw, body, tone, area, center, seen)
+
+
+def _saturated(plane: np.ndarray) -> tuple[str, np.ndarray, np.ndarray, int] | None:
+    """The main saturated colour of a clip (2, F, H, W), or None for a muted clip or a saturated background.
+
+    Returns its name, the axis (2,) along which it is 1 above the ground, the ground's tint (2,), and how many
+    pixels are saturated in any colour.
+    """
+    strength = np.hypot(*plane)
+    peak = np.quantile(strength, 0.995)  # inside the smallest rendered shape, above single noisy pixels
+    strong, muted = strength > peak / 2, strength < peak / 4
+    if peak < MIN_STRENGTH or strong.mean() > MAX_STRONG:
+        return None
+    color, tone = _dominant(plane[:, strong])
+    ground = plane[:, muted].mean(1) if muted.any() else np.zeros(2, np.float32)
+    return color, (tone - ground) / np.sum((tone - ground) ** 2), ground, int(strong.sum())
 
 
 def _dominant(pixels: np.ndarray) -> tuple[str, np.ndarray]:

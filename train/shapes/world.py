@@ -136,7 +136,12 @@ def sample_scene(rng: np.random.Generator, style: str = "dense", frames: int = 8
 def render(
     scene: Scene, frames: int = 8, size: int = 64, rng: np.random.Generator | int | None = None
 ) -> np.ndarray:
-    """Draw a scene -> uint8 (frames, size, size, 3). `rng` (or a seed) feeds noise and flicker only."""
+    """Draw a scene -> uint8 (frames, size, size, 3). `rng` (or a seed) feeds noise and flicker only.
+
+    Raises ValueError when `frames` or `size` is not positive.
+    """
+    if frames < 1 or size < 1:
+        raise ValueError(f"frames {frames} and size {size} must be at least 1")
     rng = np.random.default_rng(0 if rng is None else rng)
     ground = _background(scene, size)  # (3, H, W)
     unit = size / WORLD
@@ -169,13 +174,19 @@ def write_dataset(
     """Write clips 0..count-1 as clip_000000.mp4 (h264), .txt (short caption), .json {scene, short, dense}.
 
     A clip whose mp4 exists is skipped, so that an interrupted call can be repeated; the mp4 comes last and
-    appears under its name only when complete. Returns the folder. Raises ValueError for an odd `size`.
+    appears under its name only when complete. Returns the folder. Raises ValueError for an odd `size` and for
+    a folder that holds another data set.
+
+    The video keeps full colour resolution (h264 High 4:4:4): ffmpeg, PyAV, decord and VLC read it, some
+    browsers do not.
     """
     if size % 2:
         raise ValueError(f"size {size} is odd, which h264 cannot store; use an even size")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     missing = [i for i in range(count) if not (folder / f"clip_{i:06d}.mp4").exists()]
+    for index in sorted(set(range(count)).difference(missing))[:1]:
+        _check_same(folder / f"clip_{index:06d}.json", render_clip(seed, index, style, frames, size))
     logger.info("%s: %d clips to write, %d there already", folder, len(missing), count - len(missing))
     for index in tqdm(missing, desc=f"{style} clips", unit="clip"):
         clip = render_clip(seed, index, style, frames, size)
@@ -311,6 +322,12 @@ def _dct(size: int) -> tuple[np.ndarray, np.ndarray]:
         matrix[start:start + n, start:start + n], frequency[start:start + n] = block, np.arange(n)
     steps = 0.25 + 0.25 * (frequency[:, None] + frequency)  # the eye forgives coarse high frequencies
     return matrix.astype(np.float32), steps.astype(np.float32)
+
+
+def _check_same(record: Path, clip: Clip) -> None:
+    """An interrupted data set may only be continued with the arguments that began it."""
+    if json.loads(record.read_text(encoding="utf-8"))["scene"] != asdict(clip.scene):
+        raise ValueError(f"{record} belongs to another seed, style or length; choose an empty folder")
 
 
 def _write_text(path: Path, text: str) -> None:
