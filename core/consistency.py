@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .schedule import NoiseSchedule, expand, sampling_timesteps
+from .schedule import NoiseSchedule, draw_noise, expand, sampling_timesteps
 from .solver import Callback, Denoiser
 from .unet import UNet3D
 
@@ -64,7 +64,7 @@ def sample_consistency(
     noise: Tensor,
     schedule: NoiseSchedule,
     steps: int = 4,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | list[torch.Generator] | None = None,
     renoise=None,
     callback: Callback | None = None,
     timesteps: Tensor | None = None,
@@ -74,7 +74,7 @@ def sample_consistency(
     Args:
         noise: initial latents (B, C, F, H, W), unit variance.
         steps: number of network evaluations, 1 to 16 in use.
-        generator: draws the noise between steps, on the CPU so that one seed means one video on every device.
+        generator: draws the noise between steps, one for all or one per sample (``schedule.draw_noise``).
         renoise: noise source instead of the generator, a function of the step number i -> noise shaped like ``noise``.
         callback: called after every step with {"i", "steps", "t", "x", "denoised"}.
         timesteps: descending timesteps (steps,) instead of ``sampling_timesteps(steps)``.
@@ -84,7 +84,7 @@ def sample_consistency(
     """
     if renoise is None:
         def renoise(i):
-            return torch.randn(noise.shape, generator=generator).to(noise)
+            return draw_noise(noise.shape, generator).to(noise)
     timesteps = sampling_timesteps(steps) if timesteps is None else timesteps
     x = noise
     for i, t in enumerate(timesteps):

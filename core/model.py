@@ -13,7 +13,7 @@ from .checkpoints import CheckpointError, load_text, load_unet, load_vae
 from .config import FAMILIES, FamilyConfig
 from .consistency import sample_consistency, student_model
 from .guidance import cfg_model
-from .schedule import NoiseSchedule
+from .schedule import NoiseSchedule, draw_noise
 from .solver import Callback, sample_ddim
 from .text import TextEncoder
 from .unet import UNet3D
@@ -60,12 +60,12 @@ class Model:
     def noise(
         self,
         batch: int,
-        generator: torch.Generator,
+        generator: torch.Generator | list[torch.Generator],
         frames: int | None = None,
         height: int | None = None,
         width: int | None = None,
     ) -> Tensor:
-        """Initial latents (B, 4, F, H/8, W/8), drawn on the CPU so that one seed means one video on every device.
+        """Initial latents (B, 4, F, H/8, W/8), from one generator or one per sample (``schedule.draw_noise``).
 
         Raises:
             ValueError: if a side is not a positive multiple of the autoencoder's downsampling, or frames < 1.
@@ -82,7 +82,7 @@ class Model:
         if frames < 1:
             raise ValueError(f"frames={frames}: at least 1 frame is needed")
         shape = (batch, self.unet.config.in_channels, frames, height // factor, width // factor)
-        return torch.randn(shape, generator=generator).to(self.device)
+        return draw_noise(shape, generator).to(self.device)
 
     @torch.no_grad()
     def sample(
@@ -91,7 +91,7 @@ class Model:
         noise: Tensor,
         steps: int | None = None,
         guidance: float | None = None,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
         fps_condition: int | None = None,
         motion: float = 0.0,
         tau: float = 0.5,

@@ -18,6 +18,16 @@ TRAIN_TIMESTEPS = 1000
 SOLVER_STEPS = 200
 
 
+def draw_noise(shape: tuple[int, ...], generator: torch.Generator | list[torch.Generator] | None) -> Tensor:
+    """Standard normal noise (B, …) from one generator, or from one per sample, so that batching changes no clip.
+
+    Drawn on the CPU in fp32: one seed means one video on every device.
+    """
+    if isinstance(generator, list):
+        return torch.cat([torch.randn((1, *shape[1:]), generator=one) for one in generator])
+    return torch.randn(shape, generator=generator)
+
+
 def expand(coefficient: Tensor, like: Tensor) -> Tensor:
     """(B,) -> (B, 1, 1, …) with the number of axes of ``like``, on its device."""
     return coefficient.to(like.device).reshape(-1, *[1] * (like.ndim - 1))

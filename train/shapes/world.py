@@ -244,7 +244,7 @@ def _place(
     dx, dy = DIRECTIONS[direction]
     steps = max(frames - 1, 1)
     room = abs(dx) * (WORLD - 2 * side) + abs(dy) * (WORLD - up - down)
-    speed = min(speed, room / steps)  # no direction, no room: still has speed 0
+    speed = float(min(speed, room / steps))  # no direction, no room: still has speed 0
     return speed, _start(rng, side, side, dx * speed * steps), _start(rng, up, down, dy * speed * steps)
 
 

@@ -1,0 +1,58 @@
+"""The command line: ``t2v-turbo <command>``. Every command lives in a module of its own with a ``register``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+
+# Imported only when named, so that `--help` and a wrong command answer at once.
+COMMANDS = {
+    "generate": ("train.generate", "prompts to videos"),
+    "demo": ("train.demo", "the whole pipeline on the embedded world, with a report"),
+    "preprocess": ("train.preprocess", "videos and captions to training records"),
+    "distill": ("train.distill", "training records to a few-step student"),
+    "download": ("train.download", "fetch the published checkpoints"),
+    "shapes": ("train.shapes.cli", "render, train and measure the embedded world"),
+}
+# A user's mistake: one line, no traceback.
+MISTAKES = (ValueError, OSError)
+EXIT_MISTAKE, EXIT_INTERRUPTED = 2, 130
+
+
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The parser with the options of ``command`` alone, or of every command with None."""
+    parser = argparse.ArgumentParser(
+        prog="t2v-turbo",
+        description="Fast text-to-video by consistency distillation: sample, distil, measure.",
+        epilog="`t2v-turbo <command> --help` explains a command with examples. Try `t2v-turbo demo` first.",
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="tell more; tracebacks in full")
+    subparsers = parser.add_subparsers(dest="command", metavar="command", required=True)
+    for name, (module, summary) in COMMANDS.items():
+        if command in (None, name):
+            package = __package__.rpartition(".")[0]
+            importlib.import_module(f"{package}.{module}").register(subparsers)
+        else:
+            subparsers.add_parser(name, help=summary, add_help=False)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0, 2 for a user's mistake, 130 when interrupted."""
+    argv = sys.argv[1:] if argv is None else argv
+    named = next((word for word in argv if not word.startswith("-")), "")
+    parser = build_parser(named)
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO if args.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        return args.func(args) or 0
+    except MISTAKES as error:
+        if args.verbose:
+            raise
+        print(f"t2v-turbo {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_MISTAKE
+    except KeyboardInterrupt:
+        print(f"\nt2v-turbo {args.command}: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED

@@ -1,0 +1,97 @@
+"""Scores models of the embedded family with the oracle, on the fixed prompts: the table of the README."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+from ...core.model import Model
+from ...core.video import to_uint8
+from .captions import evaluation_prompts
+from .oracle import score, summarize
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = ("color", "shape", "direction", "smoothness", "steadiness", "sharpness", "total")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table."""
+
+    student: bool
+    steps: int
+    guidance: float | None = None  # usual scale; None = the family's
+
+    @property
+    def name(self) -> str:
+        return "student" if self.student else "teacher (DDIM)"
+
+
+TABLE = [Setting(False, steps) for steps in (50, 16, 8, 4)] + [Setting(True, steps) for steps in (16, 8, 4, 2, 1)]
+
+
+def sample_clips(
+    model: Model, prompts: list[str], steps: int, guidance: float | None = None, seed: int = 0, batch: int = 20
+) -> Iterable:
+    """Frames uint8 (F, H, W, 3) per prompt, in order; clip i depends on (seed, i) alone, not on the batching."""
+    for start in range(0, len(prompts), batch):
+        part = prompts[start : start + batch]
+        generators = [torch.Generator().manual_seed(seed * 1_000_003 + start + i) for i in range(len(part))]
+        noise = model.noise(len(part), generators)
+        latents = model.sample(part, noise, steps, guidance, generators)
+        for frames in model.decode(latents, chunk=64):
+            yield to_uint8(frames)
+
+
+def evaluate(model: Model, setting: Setting, prompts: int = 200, seed: int = 0) -> dict[str, float]:
+    """Mean oracle scores of a model over the fixed prompts (0..1), with the seconds it took."""
+    pairs = evaluation_prompts(prompts)
+    started = time.perf_counter()
+    clips = sample_clips(model, [prompt for prompt, _ in pairs], setting.steps, setting.guidance, seed)
+    title = f"{setting.name}, {setting.steps} steps"
+    scores = [
+        score(clip, expected)
+        for clip, (_, expected) in tqdm(zip(clips, pairs), total=len(pairs), desc=title, unit="clip", leave=False)
+    ]
+    seconds = (time.perf_counter() - started) / len(pairs)
+    return summarize(scores) | {"seconds_per_clip": round(seconds, 3)}
+
+
+def evaluate_table(
+    models: dict[bool, Model], settings: list[Setting], out: Path, prompts: int = 200, seed: int = 0
+) -> list[dict]:
+    """Rows of scores for ``settings``, kept in ``out`` (JSON) after each, so that a stopped run goes on.
+
+    ``models`` maps "is a student" to the model.
+    """
+    made_from = {"prompts": prompts, "seed": seed}
+    stored = json.loads(out.read_text()) if out.exists() else {}
+    rows = stored.get("rows", []) if stored.get("made_from") == made_from else []
+    done = {(row["student"], row["steps"]) for row in rows}
+    for setting in settings:
+        if (setting.student, setting.steps) in done:
+            continue
+        scores = evaluate(models[setting.student], setting, prompts, seed)
+        rows.append({"student": setting.student, "name": setting.name, "steps": setting.steps} | scores)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = out.with_name(f".{out.name}.part")
+        partial.write_text(json.dumps({"made_from": made_from, "rows": rows}, indent=1))
+        partial.replace(out)
+    return rows
+
+
+def markdown_table(rows: list[dict]) -> str:
+    """Rows of ``evaluate_table`` as a Markdown table, in per cent."""
+    lines = ["| model | steps | " + " | ".join(COLUMNS) + " |", "|---|---|" + "---|" * len(COLUMNS)]
+    for row in rows:
+        cells = " | ".join(f"{100 * row[column]:.1f}" for column in COLUMNS)
+        lines.append(f"| {row['name']} | {row['steps']} | {cells} |")
+    return "\n".join(lines)
