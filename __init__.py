@@ -1,1 +1,30 @@
-"""T2V-Turbo for ComfyUI: fast text-to-video by consistency distillation, as nodes and as a training package."""
+"""T2V-Turbo for ComfyUI: fast text-to-video by consistency distillation, as nodes and as a training package.
+
+The node modules only declare what an artist sees and import torch and the networks when a node runs, so that ComfyUI
+and the command line both start at once.
+"""
+
+WEB_DIRECTORY = "./web"
+NODE_CLASS_MAPPINGS = {}
+NODE_DISPLAY_NAME_MAPPINGS = {}
+
+# Without a package there is nothing to be relative to: a test collector, for one, imports this file by itself.
+if __package__:
+    from .nodes.latent import T2VTurboEmptyLatentVideo
+    from .nodes.loader import T2VTurboLoader
+    from .nodes.sampling import T2VTurboSampler, T2VTurboSigmas
+
+    NODE_CLASS_MAPPINGS = {
+        "T2VTurboLoader": T2VTurboLoader,
+        "T2VTurboEmptyLatentVideo": T2VTurboEmptyLatentVideo,
+        "T2VTurboSampler": T2VTurboSampler,
+        "T2VTurboSigmas": T2VTurboSigmas,
+    }
+    NODE_DISPLAY_NAME_MAPPINGS = {
+        "T2VTurboLoader": "T2V-Turbo Loader",
+        "T2VTurboEmptyLatentVideo": "T2V-Turbo Empty Latent Video",
+        "T2VTurboSampler": "T2V-Turbo Sampler",
+        "T2VTurboSigmas": "T2V-Turbo Sigmas",
+    }
+
+__all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS", "WEB_DIRECTORY"]

@@ -34,6 +34,8 @@ class TextEncoder(nn.Module):
         )
         # Unused by the context; kept because the published state dict has it and CLIP training needs it.
         self.tower.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        # The mask is made at use: as a buffer outside the state dict it would be lost when weights are put in place.
+        self.tower.attn_mask = None
         self._merges = merges
         self._tokenizer: SimpleTokenizer | None = None
 

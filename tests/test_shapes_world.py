@@ -25,7 +25,7 @@ def test_a_clip_is_a_pure_function_of_seed_index_and_style():
     assert (clip.scene, clip.short_caption, clip.dense_caption) == (
         again.scene, again.short_caption, again.dense_caption)
     others = [(4, 5, "short"), (3, 6, "short"), (3, 5, "dense")]
-    assert all(world.render_clip(*other).scene != clip.scene for other in others)
+    assert all(world.render_clip(*other).scene.radius != clip.scene.radius for other in others)
 
 
 def test_rendering_leaves_the_global_random_state_alone():
@@ -62,7 +62,9 @@ def test_the_triangle_stands_on_its_base():
     assert widths[22] < widths[30] < widths[38]
 
 
-@pytest.mark.parametrize("direction, step", world.DIRECTIONS.items())
+@pytest.mark.parametrize("direction, step", [
+    ("left", (-1, 0)), ("right", (1, 0)), ("up", (0, -1)), ("down", (0, 1)), ("still", (0, 0)),
+])
 def test_motion_is_uniform_and_finer_than_a_pixel(direction, step):
     scene = replace(SCENE, direction=direction, x=32, y=32, speed=1.3)
     frames = world.render(scene).astype(float)

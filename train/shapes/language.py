@@ -6,6 +6,7 @@ The vision half sees a film strip, four frames of a clip in one picture, so that
 from __future__ import annotations
 
 import gzip
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ def _merges_of(word: str, ranks: dict[tuple[str, str], int]) -> list[tuple[str, 
     """The merges that byte-pair encoding applies to ``word``."""
     symbols, applied = [*word[:-1], word[-1] + "</w>"], []
     while True:
-        pairs = [pair for pair in zip(symbols, symbols[1:]) if pair in ranks]
+        pairs = [pair for pair in pairwise(symbols) if pair in ranks]
         if not pairs:
             return applied
         best = min(pairs, key=ranks.__getitem__)
@@ -87,7 +88,9 @@ class ContrastiveLoss(nn.Module):
         return {"loss": loss, "accuracy": (logits.argmax(-1) == rows).float().mean()}
 
 
-def train(text_config: TextConfig, merges: Path, config: TrainerConfig, folder: Path, clips: int = 12_000) -> TextEncoder:
+def train(
+    text_config: TextConfig, merges: Path, config: TrainerConfig, folder: Path, clips: int = 12_000
+) -> TextEncoder:
     """Train from scratch (or resume) in ``folder`` and return the averaged text tower."""
     torch.manual_seed(config.seed)
     text = TextEncoder(text_config, merges)

@@ -1,0 +1,252 @@
+"""The only door to ComfyUI: what the nodes ask of their host, answered by ComfyUI or, without it, by plain torch."""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from .adapters import FramesAsBatch
+
+# Name of our folder below ComfyUI's models folder, and of its key in folder_paths.
+FOLDER = "t2v_turbo"
+SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
+
+
+def host() -> ComfyHost | PlainHost:
+    """ComfyUI if this process is a ComfyUI; it has always loaded its memory management before any pack."""
+    return ComfyHost() if "comfy.model_management" in sys.modules else PlainHost()
+
+
+def named_dtype(precision: str) -> torch.dtype:
+    """The dtype of a precision out of the loader's list, other than "auto"."""
+    from ..core.model import DTYPES
+
+    return DTYPES[precision]
+
+
+# --- without ComfyUI ----------
+
+
+class PlainHost:
+    """Everything on one device, files from the command line's models folder."""
+
+    def output_device(self) -> torch.device:
+        import torch
+
+        return torch.device("cpu")
+
+    def patcher(self, module: nn.Module, kind: str, precision: str) -> PlainPatcher:
+        return PlainPatcher(module.to(self._dtype(precision)), self._device())
+
+    def video_model(self, network: FramesAsBatch, precision: str) -> PlainPatcher:
+        from torch import nn
+
+        return self.patcher(nn.ModuleDict({"diffusion_model": network}), "unet", precision)
+
+    def load(self, patcher: PlainPatcher, memory: int = 0) -> None:
+        patcher.model.to(patcher.load_device)
+
+    def free_memory(self, device: torch.device) -> int:
+        """Bytes; unknown here, so plenty."""
+        return 1 << 40
+
+    def progress(self, model: PlainPatcher, steps: int) -> Callable[[dict], None]:
+        from tqdm.auto import tqdm
+
+        bar = tqdm(total=steps, desc="sampling", unit="step", leave=False)
+
+        def callback(info: dict) -> None:
+            bar.update()
+            if info["i"] + 1 == steps:
+                bar.close()
+
+        return callback
+
+    def model_folders(self) -> list[Path]:
+        from ..core.model import models_folder
+
+        return [models_folder()]
+
+    def model_files(self) -> list[str]:
+        (root,) = self.model_folders()
+        return [path.relative_to(root).as_posix() for path in root.rglob("*") if path.suffix in SUFFIXES]
+
+    def model_path(self, name: str) -> Path:
+        if name not in self.model_files():
+            raise ValueError(f"model: '{name}' does not lie in {self.model_folders()[0]}")
+        return self.model_folders()[0] / name
+
+    def _device(self) -> torch.device:
+        import torch
+
+        accelerator = getattr(torch, "accelerator", None)
+        found = accelerator.current_accelerator() if accelerator and accelerator.is_available() else None
+        return found or torch.device("cpu")
+
+    def _dtype(self, precision: str) -> torch.dtype:
+        return named_dtype("fp32" if precision == "auto" else precision)
+
+
+class PlainPatcher:
+    """What our nodes use of ComfyUI's ModelPatcher."""
+
+    def __init__(self, model: nn.Module, load_device: torch.device):
+        self.model = model
+        self.load_device = load_device
+        self.model_options = {"transformer_options": {}}
+
+    def clone(self) -> PlainPatcher:
+        clone = PlainPatcher(self.model, self.load_device)
+        clone.model_options = copy.deepcopy(self.model_options)
+        return clone
+
+    def get_model_object(self, name: str):
+        return getattr(self.model, name)
+
+    def model_dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
+
+    def memory_required(self, shape: tuple[int, ...]) -> int:
+        return 0
+
+
+# --- with ComfyUI ----------
+
+
+class ComfyHost:
+    """Devices, memory, precision, progress and the models folder of a running ComfyUI."""
+
+    def output_device(self) -> torch.device:
+        import comfy.model_management as management
+
+        return management.intermediate_device()
+
+    def patcher(self, module: nn.Module, kind: str, precision: str):
+        """A ModelPatcher, by which ComfyUI moves a network between devices; ``kind`` is "unet", "vae" or "text"."""
+        load_device, offload_device = self._devices(kind)
+        return patcher_class()(module.to(self._dtype(kind, load_device, precision)), load_device, offload_device)
+
+    def video_model(self, network: FramesAsBatch, precision: str):
+        """A native MODEL: ComfyUI's epsilon model with Stable Diffusion's schedule around our network."""
+        import comfy.latent_formats
+        import comfy.model_base
+        import comfy.supported_models_base
+
+        # The switch keeps ComfyUI from building a UNet of its own; the other entries are what nodes ask a MODEL for.
+        about = {"disable_unet_model_creation": True, "in_channels": network.unet.config.in_channels}
+        config = comfy.supported_models_base.BASE(about)
+        config.latent_format = comfy.latent_formats.SD15(network.latent_scale)
+        model = comfy.model_base.BaseModel(config, model_type=comfy.model_base.ModelType.EPS)
+        model.diffusion_model = network
+        return self.patcher(model.eval(), "unet", precision)
+
+    def load(self, patcher, memory: float = 0) -> None:
+        """Bring a network to its device, with ``memory`` bytes left for its work."""
+        import comfy.model_management as management
+
+        management.load_models_gpu([patcher], memory_required=memory)
+
+    def free_memory(self, device: torch.device) -> int:
+        import comfy.model_management as management
+
+        return int(management.get_free_memory(device))
+
+    def progress(self, model, steps: int) -> Callable[[dict], None]:
+        """A sampler callback: progress bar, preview of the middle frame, and the Cancel button."""
+        import comfy.model_management as management
+        import comfy.utils
+        import latent_preview
+
+        previewer = latent_preview.get_previewer(model.load_device, model.get_model_object("latent_format"))
+        bar = comfy.utils.ProgressBar(steps)
+
+        def callback(info: dict) -> None:
+            management.throw_exception_if_processing_interrupted()
+            middle = info["denoised"][:, :, info["denoised"].shape[2] // 2]
+            preview = previewer.decode_latent_to_preview_image("JPEG", middle) if previewer else None
+            bar.update_absolute(info["i"] + 1, steps, preview)
+
+        return callback
+
+    def model_folders(self) -> list[Path]:
+        import folder_paths
+
+        default = os.path.join(folder_paths.models_dir, FOLDER)
+        folder_paths.add_model_folder_path(FOLDER, default, is_default=True)
+        # A new key lists every file until it is given suffixes.
+        folder_paths.folder_names_and_paths[FOLDER][1].update(SUFFIXES)
+        return [Path(folder) for folder in folder_paths.get_folder_paths(FOLDER)]
+
+    def model_files(self) -> list[str]:
+        import folder_paths
+
+        self.model_folders()
+        return folder_paths.get_filename_list(FOLDER)
+
+    def model_path(self, name: str) -> Path:
+        import folder_paths
+
+        self.model_folders()
+        return Path(folder_paths.get_full_path_or_raise(FOLDER, name))
+
+    def _devices(self, kind: str) -> tuple[torch.device, torch.device]:
+        import comfy.model_management as management
+
+        load_device, offload_device = {
+            "unet": (management.get_torch_device, management.unet_offload_device),
+            "vae": (management.vae_device, management.vae_offload_device),
+            "text": (management.text_encoder_device, management.text_encoder_offload_device),
+        }[kind]
+        return load_device(), offload_device()
+
+    def _dtype(self, kind: str, device: torch.device, precision: str) -> torch.dtype:
+        """The precision asked for, or ComfyUI's choice for the device, as far as our networks can do it."""
+        import comfy.model_management as management
+        import torch
+
+        if precision != "auto":
+            return named_dtype(precision)
+        if kind == "vae":
+            return management.vae_dtype(device, [torch.bfloat16, torch.float32])
+        chosen = management.unet_dtype(device)
+        return chosen if chosen in (torch.float32, torch.bfloat16, torch.float16) else torch.float32
+
+
+class WholeMoves:
+    """Makes ModelPatcher fit networks of plain torch layers, out of which gradients may be wanted.
+
+    Plain layers cannot stream their weights, so a network moves whole or not at all. And it moves outside inference
+    mode, under which nodes run: weights that were moved inside it could never take part in a gradient.
+    """
+
+    def load(self, device_to=None, lowvram_model_memory=0, force_patch_weights=False, full_load=False):
+        import torch
+
+        with torch.inference_mode(False):
+            return super().load(device_to, 0, force_patch_weights, full_load=True)
+
+    def unpatch_model(self, *args, **options):
+        import torch
+
+        with torch.inference_mode(False):
+            return super().unpatch_model(*args, **options)
+
+    def partially_unload(self, device_to, memory_to_free=0):
+        """Free nothing, upon which ComfyUI unloads the whole."""
+        return 0
+
+
+@cache
+def patcher_class() -> type:
+    import comfy.model_patcher
+
+    return type("WholePatcher", (WholeMoves, comfy.model_patcher.ModelPatcher), {})

@@ -1,0 +1,151 @@
+"""Run a saved graph (API format) without ComfyUI: our nodes, and small equivalents of the native ones around them.
+
+    python -m t2v_turbo.nodes.headless workflows/api/text_to_video.json --out videos
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import torch
+
+from .. import NODE_CLASS_MAPPINGS
+from ..core.video import to_uint8, write_video
+
+log = logging.getLogger(__name__)
+
+
+# --- native nodes: the inputs' names are ComfyUI's ----------
+
+
+def encode_text(clip, text) -> tuple:
+    return (clip.encode_from_tokens_scheduled(clip.tokenize(text)),)
+
+
+def decode(samples, vae) -> tuple:
+    return (vae.decode(samples["samples"]),)
+
+
+def create_video(images, fps) -> tuple:
+    return ((images, fps),)
+
+
+class SaveVideo:
+    """Writes mp4 files below a folder, numbered like ComfyUI's, with the graph as their tags."""
+
+    def __init__(self, folder: Path, tags: dict[str, str]):
+        self.folder, self.tags, self.saved = folder.resolve(), tags, []
+
+    def __call__(self, video, filename_prefix, format="auto", codec="auto") -> tuple:
+        target = (self.folder / filename_prefix).resolve()
+        if not target.is_relative_to(self.folder):
+            raise ValueError(f"filename_prefix={filename_prefix!r} leads out of {self.folder}; use a name inside it")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        number = 1 + len(list(target.parent.glob(f"{target.name}_*_.mp4")))
+        images, fps = video
+        path = target.with_name(f"{target.name}_{number:05}_.mp4")
+        write_video(path, to_uint8(images.movedim(-1, 1)), fps, self.tags)
+        self.saved.append(path)
+        return ()
+
+
+# --- the graph ----------
+
+
+def run_graph(graph: dict, folder: Path, workflow: dict | None = None) -> list[Path]:
+    """Execute a graph in API format and return the files that it saved.
+
+    Args:
+        graph: node id -> {"class_type", "inputs"}; an input is a value or a link [node id, output index].
+        folder: ComfyUI's output folder.
+        workflow: the same graph in UI format, for the files' ``workflow`` tag, which ComfyUI opens.
+
+    Raises:
+        ValueError: for a node that is neither ours nor known here, a broken link, or a cycle.
+    """
+    tags = {"prompt": json.dumps(graph)} | ({"workflow": json.dumps(workflow)} if workflow else {})
+    save = SaveVideo(folder, tags)
+    native = {"CLIPTextEncode": encode_text, "VAEDecode": decode, "CreateVideo": create_video, "SaveVideo": save}
+    ours = {name: getattr(node(), node.FUNCTION) for name, node in NODE_CLASS_MAPPINGS.items()}
+    results: dict[str, tuple] = {}
+    with torch.inference_mode():
+        for node_id in execution_order(graph):
+            name = graph[node_id]["class_type"]
+            function = (native | ours).get(name)
+            if function is None:
+                raise ValueError(f"node {node_id}: '{name}' needs ComfyUI; known here: {', '.join(native | ours)}")
+            log.info("node %s: %s", node_id, name)
+            results[node_id] = function(**resolve(graph[node_id]["inputs"], results))
+    return save.saved
+
+
+def execution_order(graph: dict) -> list[str]:
+    """Node ids, every node after those that it takes inputs from."""
+    needs = {
+        node_id: [value[0] for value in node["inputs"].values() if is_link(value)] for node_id, node in graph.items()
+    }
+    missing = {source for sources in needs.values() for source in sources} - set(graph)
+    if missing:
+        raise ValueError(f"the graph links to nodes that it does not hold: {', '.join(sorted(missing))}")
+    try:
+        return list(TopologicalSorter(needs).static_order())
+    except CycleError as error:
+        raise ValueError(f"the graph runs in a circle: {' -> '.join(error.args[1])}") from error
+
+
+def is_link(value) -> bool:
+    return isinstance(value, list)
+
+
+def resolve(inputs: dict, results: dict[str, tuple]) -> dict:
+    """Inputs with every link replaced by what it leads to."""
+    return {name: results[value[0]][value[1]] if is_link(value) else value for name, value in inputs.items()}
+
+
+def override(graph: dict, settings: list[str]) -> dict:
+    """A copy of the graph with "node.input=value" settings put in; a value is JSON, or else text.
+
+    Raises:
+        ValueError: for a setting that names no input of the graph.
+    """
+    graph = json.loads(json.dumps(graph))
+    for setting in settings:
+        place, _, text = setting.partition("=")
+        node_id, _, name = place.partition(".")
+        inputs = graph.get(node_id, {}).get("inputs", {})
+        if name not in inputs or is_link(inputs[name]):
+            known = [f"{i}.{key}" for i, node in graph.items() for key, v in node["inputs"].items() if not is_link(v)]
+            raise ValueError(f"--set {setting}: no such input; use NODE.INPUT=VALUE with one of {', '.join(known)}")
+        try:
+            inputs[name] = json.loads(text)
+        except json.JSONDecodeError:
+            inputs[name] = text
+    return graph
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m t2v_turbo.nodes.headless", description=__doc__.splitlines()[0])
+    parser.add_argument("graph", type=Path, help="a graph saved with ComfyUI's Export (API)")
+    parser.add_argument("--out", type=Path, default=Path("output"), help="folder of the videos (default: output)")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NODE.INPUT=VALUE", help="change inputs of the graph")
+    args = parser.parse_args(argv)
+    try:
+        graph = override(json.loads(args.graph.read_text(encoding="utf-8")), args.set)
+        # Our presets lie beside their UI-format twins.
+        twin = args.graph.resolve().parent.parent / args.graph.name
+        workflow = json.loads(twin.read_text(encoding="utf-8")) if twin.is_file() and not args.set else None
+        for path in run_graph(graph, args.out, workflow):
+            print(path)
+    except (ValueError, OSError) as error:
+        print(f"headless: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

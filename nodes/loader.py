@@ -1,0 +1,66 @@
+"""The loader: a model out of the package, or out of the user's models folder."""
+
+from __future__ import annotations
+
+from . import CATEGORY
+from .comfy_host import host
+
+# The embedded family, by what the dropdown says; saved workflows hold these names.
+EMBEDDED = {"shapes (embedded)": "default", "shapes teacher (embedded)": None}
+PRECISIONS = ["auto", "fp32", "bf16", "fp16"]
+# Files of the models folder that are parts of a model, not a model to choose.
+PARTS = ("vae.safetensors", "text.safetensors")
+
+
+class T2VTurboLoader:
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Loads a text-to-video model with its text encoder and autoencoder. The embedded model works at once; "
+        "VideoCrafter2 and T2V-Turbo-v2 appear when their files lie in models/t2v_turbo."
+    )
+    RETURN_TYPES = ("MODEL", "CLIP", "VAE")
+    RETURN_NAMES = ("model", "clip", "vae")
+    OUTPUT_TOOLTIPS = (
+        "The video model, for T2V-Turbo Sampler or any native sampler.",
+        "The text encoder, for CLIP Text Encode.",
+        "The autoencoder, for VAE Decode and VAE Encode.",
+    )
+    FUNCTION = "execute"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "model": (
+                    list_models(),
+                    {
+                        "tooltip": "Students need a few steps. Teachers (model.ckpt) need about 50 with KSampler. "
+                        "Files of models/t2v_turbo and its subfolders are listed here; a student of VideoCrafter2 "
+                        "needs model.ckpt there too."
+                    },
+                ),
+                "precision": (
+                    PRECISIONS,
+                    {
+                        "default": "auto",
+                        "tooltip": "Number format of the weights. auto lets ComfyUI choose for your device; "
+                        "fp32 is the most exact, bf16 and fp16 need half the memory.",
+                    },
+                ),
+            }
+        }
+
+    @classmethod
+    def IS_CHANGED(cls, model, precision):
+        return model if model in EMBEDDED else host().model_path(model).stat().st_mtime
+
+    def execute(self, model, precision):
+        from .adapters import native_parts
+        from .model_files import load_model
+
+        return native_parts(load_model(model), precision)
+
+
+def list_models() -> list[str]:
+    """The dropdown: the embedded models, then the files of the models folder."""
+    return [*EMBEDDED, *sorted(name for name in host().model_files() if not name.endswith(PARTS))]

@@ -1,0 +1,61 @@
+"""From an entry of the loader's dropdown to a loaded model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from ..core.config import FAMILIES, VIDEOCRAFTER2, FamilyConfig
+from ..core.model import BASE_FILES, Model, family_folder, load
+from .comfy_host import host
+from .loader import EMBEDDED
+
+
+def load_model(name: str) -> Model:
+    """Load what the dropdown calls ``name``, fp32, on the CPU.
+
+    Raises:
+        ValueError: if the model's other files are missing; ``CheckpointError`` for a file that is none of a model.
+    """
+    # Weights made in inference mode could never take part in a gradient, which motion guidance needs.
+    with torch.inference_mode(False):
+        if name in EMBEDDED:
+            return load("shapes", EMBEDDED[name])
+        path = host().model_path(name)
+        family = family_of(path)
+        teacher_file = BASE_FILES[family.name][0]
+        if path.name == teacher_file:
+            return load(family, None, path.parent)
+        return load(family, path, base_folder(family, path))
+
+
+def family_of(path: Path) -> FamilyConfig:
+    """The family whose text encoder fits a UNet file; published files are of VideoCrafter2."""
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, "pt") as file:
+                width = json.loads((file.metadata() or {}).get("config", "{}")).get("context_dim")
+        except (SafetensorError, OSError, json.JSONDecodeError):
+            width = None  # loading the file will say what is wrong with it
+        for family in FAMILIES.values():
+            if family.text.width == width:
+                return family
+    return VIDEOCRAFTER2
+
+
+def base_folder(family: FamilyConfig, student: Path) -> Path:
+    """The folder with the autoencoder and the text encoder that a student needs: its own, or a models folder.
+
+    Raises:
+        ValueError: if they are nowhere.
+    """
+    needed = BASE_FILES[family.name]
+    folders = [student.parent, *host().model_folders(), family_folder(family.name)]
+    for folder in folders:
+        if all((folder / file).is_file() for file in needed[1:]):
+            return folder
+    files = " and ".join(sorted(set(needed[1:])))
+    raise ValueError(f"{student.name} needs {files} of {family.name}: put it beside the student or into {folders[1]}")

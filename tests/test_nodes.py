@@ -1,0 +1,349 @@
+"""The nodes as plain classes, under inference mode as ComfyUI runs them, on random weights of the embedded sizes."""
+
+import json
+
+import numpy as np
+import pytest
+import t2v_turbo
+import torch
+from conftest import ROOT, randomize
+from t2v_turbo.core import checkpoints
+from t2v_turbo.core import model as core_model
+from t2v_turbo.core.config import SHAPES
+from t2v_turbo.core.consistency import sample_consistency, student_model
+from t2v_turbo.core.layers import fold_frames, unfold_frames
+from t2v_turbo.core.schedule import NoiseSchedule, sampling_timesteps
+from t2v_turbo.core.unet import UNet3D
+from t2v_turbo.core.video import read_metadata, read_video
+from t2v_turbo.nodes import headless, model_files
+from t2v_turbo.nodes.adapters import SETTINGS, crop_to_multiple
+from t2v_turbo.nodes.comfy_host import host
+
+PROMPT = "a red circle moves right"
+STUDENT, TEACHER = "shapes (embedded)", "shapes teacher (embedded)"
+
+
+@pytest.fixture(autouse=True)
+def embedded(random_shapes, monkeypatch, tmp_path):
+    """The embedded family is of random weights, the models folder empty, and nodes run as in ComfyUI."""
+    monkeypatch.setattr(core_model, "family_folder", lambda name: random_shapes)
+    monkeypatch.setattr(model_files, "family_folder", lambda name: random_shapes)
+    monkeypatch.setenv("T2V_TURBO_MODELS", str(tmp_path))
+    with torch.inference_mode():
+        yield
+
+
+def run(name, **inputs):
+    """A node's outputs."""
+    node = t2v_turbo.NODE_CLASS_MAPPINGS[name]()
+    return getattr(node, node.FUNCTION)(**inputs)
+
+
+def load(model=STUDENT, precision="fp32"):
+    return run("T2VTurboLoader", model=model, precision=precision)
+
+
+def encode(clip, text=PROMPT):
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+def empty(frames=8, width=64, height=64):
+    return run("T2VTurboEmptyLatentVideo", width=width, height=height, frames=frames)[0]
+
+
+def sample(model, clip, latent=None, **settings):
+    inputs = {"seed": 3, "steps": 2, "guidance": 7.5, "fps": 0} | settings
+    latent = empty() if latent is None else latent
+    return run("T2VTurboSampler", model=model, positive=encode(clip), latent=latent, **inputs)[0]
+
+
+# --- the chain ----------
+
+
+def test_the_chain_gives_frames_between_0_and_1():
+    model, clip, vae = load()
+    images = vae.decode(sample(model, clip)["samples"])
+    assert images.shape == (8, 64, 64, 3) and images.dtype == torch.float32 and images.device.type == "cpu"
+    assert 0 <= images.min() < images.max() <= 1
+
+
+def test_the_node_gives_what_the_core_gives(random_shapes):
+    model, clip, _ = load()
+    core = core_model.load("shapes", folder=random_shapes)
+    generator = torch.Generator().manual_seed(3)
+    expected = core.sample([PROMPT], core.noise(1, generator), 3, 6.0, generator, fps_condition=12)
+    samples = sample(model, clip, steps=3, guidance=6.0, fps=12)["samples"]
+    torch.testing.assert_close(unfold_frames(samples, 8) * SHAPES.vae.scale_factor, expected)
+
+
+def test_every_input_of_the_sampler_changes_the_clip():
+    model, clip, _ = load()
+    base = sample(model, clip)["samples"]
+    assert torch.equal(base, sample(model, clip)["samples"])
+    for change in ({"seed": 4}, {"steps": 1}, {"guidance": 3.0}, {"fps": 30}):
+        assert not torch.allclose(base, sample(model, clip, **change)["samples"], atol=1e-4), change
+    other = run("T2VTurboSampler", model=model, positive=encode(clip, "a blue square"), latent=empty(), seed=3, steps=2,
+                guidance=7.5, fps=0)[0]["samples"]
+    assert not torch.allclose(base, other, atol=1e-4)
+
+
+def test_fps_0_is_the_models_own():
+    model, clip, _ = load()
+    own = sample(model, clip, fps=SHAPES.fps_condition)["samples"]
+    assert torch.equal(sample(model, clip, fps=0)["samples"], own)
+
+
+@pytest.mark.parametrize(("frames", "width", "height"), [(1, 64, 64), (5, 48, 72)])
+def test_other_sizes_and_lengths_sample(frames, width, height):
+    model, clip, vae = load()
+    latent = empty(frames, width, height)
+    assert latent["samples"].shape == (frames, 4, height // 8, width // 8)
+    assert vae.decode(sample(model, clip, latent)["samples"]).shape == (frames, height, width, 3)
+
+
+def test_inputs_are_left_as_they_were():
+    model, clip, _ = load()
+    latent = {"samples": empty()["samples"], "batch_index": [1]}
+    before = model.model_options["transformer_options"][SETTINGS].copy()
+    out = sample(model, clip, latent, guidance=3.0)
+    assert out is not latent and not latent["samples"].any() and out["batch_index"] == [1]
+    assert model.model_options["transformer_options"][SETTINGS] == before
+
+
+def test_half_precision_stays_close_to_single():
+    model, clip, vae = load(precision="bf16")
+    assert model.model_dtype() == torch.bfloat16
+    rough, exact = sample(model, clip, steps=1)["samples"], sample(*load()[:2], steps=1)["samples"]
+    assert rough.dtype == torch.float32
+    assert 0 < (rough - exact).norm() / exact.norm() < 0.1
+    assert vae.decode(rough).dtype == torch.float32
+
+
+# --- the native MODEL ----------
+
+
+def comfy_call(model, x, t, contexts, settings=None):
+    """The network as ComfyUI calls it: the clip once per condition, contexts repeated for every frame."""
+    n, frames = len(contexts), x.shape[0]
+    options = {"cond_or_uncond": list(range(n)), SETTINGS: settings or {}}
+    context = torch.cat([c.expand(frames, -1, -1) for c in contexts])
+    network = model.get_model_object("diffusion_model")
+    return network(x.repeat(n, 1, 1, 1), torch.full((n * frames,), t), context=context, transformer_options=options)
+
+
+def test_the_network_takes_frames_as_the_batch_and_several_conditions():
+    model, clip, _ = load(TEACHER)
+    x = torch.randn(8, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    contexts = [encode(clip, text)[0][0] for text in (PROMPT, "")]
+    both = comfy_call(model, x, 499.0, contexts, {"fps": 8})
+    unet = model.get_model_object("diffusion_model").unet
+    for part, context in zip(both.chunk(2), contexts):
+        expected = unet(unfold_frames(x, 8), torch.tensor([499]), context, fps=8)
+        torch.testing.assert_close(part, fold_frames(expected), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(*both.chunk(2), atol=1e-4)
+
+
+def test_a_students_settings_travel_with_the_model():
+    model, clip, _ = load()
+    settings = model.model_options["transformer_options"][SETTINGS]
+    assert settings == {"omega": SHAPES.guidance_scale - 1, "fps": SHAPES.fps_condition}
+    x, contexts = torch.randn(8, 4, 8, 8), [encode(clip)[0][0]]
+    usual = comfy_call(model, x, 999.0, contexts, settings)
+    assert not torch.allclose(usual, comfy_call(model, x, 999.0, contexts, settings | {"omega": 2.0}), atol=1e-4)
+    clone = model.clone()
+    clone.model_options["transformer_options"][SETTINGS]["omega"] = 2.0
+    assert settings["omega"] == SHAPES.guidance_scale - 1
+
+
+def native_lcm(model, context, noise, renoise, sigmas, settings):
+    """LCM sampling as the k-diffusion formulation of native samplers has it, written from its definition."""
+    timesteps = sampling_timesteps(len(sigmas) - 1)
+    x = noise * (1 + sigmas[0] ** 2).sqrt()
+    for i, sigma in enumerate(sigmas[:-1]):
+        eps = comfy_call(model, x / (1 + sigma**2).sqrt(), float(timesteps[i]), [context], settings)
+        x = x - sigma * eps
+        if sigmas[i + 1] > 0:
+            x = x + sigmas[i + 1] * renoise[i]
+    return x
+
+
+@pytest.mark.parametrize("steps", [1, 4, 7])
+def test_native_lcm_over_our_sigmas_is_our_sampler(steps):
+    model, clip, _ = load()
+    settings, context = model.model_options["transformer_options"][SETTINGS], encode(clip)[0][0]
+    noise = torch.randn(steps, 8, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    (sigmas,) = run("T2VTurboSigmas", steps=steps)
+    native = native_lcm(model, context, noise[0], noise[1:], sigmas, settings)
+    predict = student_model(model.get_model_object("diffusion_model").unet, context, **settings)
+    as_clip = [unfold_frames(part, 8) for part in noise]
+    ours = sample_consistency(predict, as_clip[0], NoiseSchedule(), steps, renoise=lambda i: as_clip[i + 1])
+    torch.testing.assert_close(native, fold_frames(ours), rtol=1e-4, atol=1e-4)
+
+
+def test_sigmas_descend_to_zero_and_belong_to_the_200_step_grid():
+    (sigmas,) = run("T2VTurboSigmas", steps=4)
+    alpha_bar = 1 / (1 + sigmas[:-1] ** 2)
+    nearest = (NoiseSchedule().alpha_bar[None] - alpha_bar[:, None]).abs().argmin(1)
+    assert nearest.tolist() == [999, 749, 499, 249]
+    assert sigmas.shape == (5,) and sigmas[-1] == 0 and (sigmas.diff() < 0).all()
+
+
+def test_weights_can_take_part_in_a_gradient_though_loaded_in_inference_mode():
+    model, clip, _ = load()
+    unet = model.get_model_object("diffusion_model").unet
+    assert not any(parameter.is_inference() for parameter in unet.parameters())
+    context = encode(clip)[0][0].clone()
+    with torch.inference_mode(False), torch.enable_grad():
+        x = torch.randn(1, 4, 8, 8, 8, requires_grad=True)
+        unet(x, torch.tensor([499]), context.clone(), omega=torch.tensor([6.5])).sum().backward()
+    assert x.grad.abs().sum() > 0
+
+
+# --- CLIP and VAE ----------
+
+
+def test_conditioning_is_the_context_of_the_core(random_shapes):
+    _, clip, _ = load()
+    ((context, extras),) = encode(clip)
+    expected = core_model.load("shapes", folder=random_shapes).text.encode([PROMPT])
+    assert torch.equal(context, expected) and extras == {"pooled_output": None}
+
+
+def test_encode_is_the_inverse_in_shape_and_unscaled(random_shapes):
+    _, _, vae = load()
+    pixels = torch.rand(3, 70, 67, 3, generator=torch.Generator().manual_seed(0))
+    latents = vae.encode(pixels)
+    cropped = pixels[:, 3:67, 1:65].movedim(-1, 1)[None]
+    core = core_model.load("shapes", folder=random_shapes).vae
+    torch.testing.assert_close(latents, fold_frames(core.encode(cropped)) / SHAPES.vae.scale_factor)
+    decoded = core.decode(unfold_frames(latents, 3) * SHAPES.vae.scale_factor)[0].movedim(1, -1)
+    torch.testing.assert_close(vae.decode(latents), decoded)
+
+
+def test_tiles_cover_the_frame_and_leave_the_vae_as_it_was():
+    _, _, vae = load()
+    latents = torch.randn(2, 4, 12, 20, generator=torch.Generator().manual_seed(0))
+    whole = vae.decode(latents)
+    tiled = vae.decode_tiled(latents, tile_x=8, tile_y=8, overlap=2)
+    assert tiled.shape == whole.shape and not torch.equal(tiled, whole)
+    torch.testing.assert_close(vae.decode_tiled(latents, tile_x=64, tile_y=64, overlap=8), whole)
+    assert torch.equal(vae.decode(latents), whole)
+    assert vae.encode_tiled(whole, tile_x=64, tile_y=64, overlap=16).shape == latents.shape
+    assert vae.spacial_compression_decode() == 8 and vae.temporal_compression_decode() is None
+
+
+def test_too_small_frames_are_refused():
+    with pytest.raises(ValueError, match=r"pixels: 20x7 is too small"):
+        crop_to_multiple(torch.zeros(1, 3, 7, 20), 8)
+
+
+# --- mistakes ----------
+
+
+def test_a_foreign_model_is_refused():
+    _, clip, _ = load()
+    foreign = host().patcher(torch.nn.ModuleDict({"diffusion_model": torch.nn.Linear(1, 1)}), "unet", "fp32")
+    with pytest.raises(ValueError, match=r"another kind of model \(Linear\).*KSampler"):
+        sample(foreign, clip)
+
+
+def test_a_teacher_is_refused_with_what_to_do():
+    model, clip, _ = load(TEACHER)
+    with pytest.raises(ValueError, match=r"teacher.*student.*KSampler.*ddim.*7\.5"):
+        sample(model, clip)
+
+
+def test_other_mistakes_name_the_input():
+    model, clip, _ = load()
+    common = {"model": model, "latent": empty(), "seed": 0, "steps": 1, "guidance": 7.5, "fps": 0}
+    with pytest.raises(ValueError, match=r"positive: the prompt is 768 numbers wide, but this model takes 64"):
+        run("T2VTurboSampler", positive=[[torch.zeros(1, 77, 768), {}]], **common)
+    with pytest.raises(ValueError, match="positive: holds 2 prompts"):
+        run("T2VTurboSampler", positive=encode(clip) * 2, **common)
+    with pytest.raises(ValueError, match=r"latent: has the shape \(1, 16, 4, 8, 8\)"):
+        sample(model, clip, {"samples": torch.zeros(1, 16, 4, 8, 8)})
+    with pytest.raises(ValueError, match="width=70 is not a multiple of 8: use 72"):
+        empty(width=70)
+
+
+# --- the models folder ----------
+
+
+def test_the_embedded_models_are_always_offered():
+    options = t2v_turbo.NODE_CLASS_MAPPINGS["T2VTurboLoader"].INPUT_TYPES()["required"]["model"][0]
+    assert options == [STUDENT, TEACHER]
+
+
+def test_a_students_file_appears_and_loads_with_the_embedded_parts(tmp_path):
+    loader = t2v_turbo.NODE_CLASS_MAPPINGS["T2VTurboLoader"]
+    with torch.inference_mode(False):
+        student = randomize(UNet3D(SHAPES.unet.as_student(motion=True)), 9)
+        checkpoints.save_unet(student, tmp_path / "mine" / "run.safetensors")
+    (tmp_path / "mine" / "notes.txt").touch()
+    assert loader.INPUT_TYPES()["required"]["model"][0][2:] == ["mine/run.safetensors"]
+    model, clip, vae = load("mine/run.safetensors")
+    assert model.get_model_object("diffusion_model").unet.takes_motion
+    assert vae.decode(sample(model, clip)["samples"]).shape == (8, 64, 64, 3)
+    before = loader.IS_CHANGED(model="mine/run.safetensors", precision="auto")
+    (tmp_path / "mine" / "run.safetensors").touch()
+    assert loader.IS_CHANGED(model="mine/run.safetensors", precision="auto") > before
+    assert loader.IS_CHANGED(model=STUDENT, precision="auto") == STUDENT
+
+
+def test_a_published_student_without_its_teacher_says_what_is_missing(tmp_path):
+    (tmp_path / "unet_mg.pt").touch()
+    with pytest.raises(ValueError, match=r"unet_mg\.pt needs model\.ckpt of videocrafter2: put it beside"):
+        load("unet_mg.pt")
+
+
+def test_a_name_outside_the_models_folder_is_refused():
+    with pytest.raises(ValueError, match="does not lie in"):
+        load("../secret.pt")
+
+
+# --- headless ----------
+
+
+def test_a_saved_graph_runs_without_comfyui(tmp_path, capsys):
+    preset = ROOT / "workflows" / "api" / "text_to_video.json"
+    assert headless.main([str(preset), "--out", str(tmp_path), "--set", "4.steps=1", "2.text=a blue square"]) == 0
+    path = tmp_path / "video" / "T2V-Turbo_00001_.mp4"
+    assert capsys.readouterr().out.strip() == str(path)
+    assert read_video(path).shape == (8, 64, 64, 3)
+    tags = read_metadata(path)
+    graph = json.loads(tags["prompt"])
+    assert graph["4"]["inputs"]["steps"] == 1 and graph["2"]["inputs"]["text"] == "a blue square"
+    assert "workflow" not in tags, "the preset's UI format would not show the changed inputs"
+
+
+def test_the_unchanged_preset_carries_its_workflow_and_numbers_its_files(tmp_path):
+    preset = ROOT / "workflows" / "api" / "text_to_video.json"
+    assert headless.main([str(preset), "--out", str(tmp_path)]) == headless.main([str(preset), "--out", str(tmp_path)])
+    first, second = sorted((tmp_path / "video").iterdir())
+    assert second.name == "T2V-Turbo_00002_.mp4" and np.array_equal(read_video(first), read_video(second))
+    assert json.loads(read_metadata(first)["workflow"]) == json.loads((ROOT / "workflows" / preset.name).read_text())
+
+
+@pytest.mark.parametrize(
+    ("graph", "message"),
+    [
+        ({"1": {"class_type": "KSampler", "inputs": {}}}, "node 1: 'KSampler' needs ComfyUI"),
+        ({"1": {"class_type": "VAEDecode", "inputs": {"vae": ["2", 0]}}}, "does not hold: 2"),
+        ({"1": {"class_type": "VAEDecode", "inputs": {"vae": ["1", 0]}}}, "circle: 1 -> 1"),
+    ],
+)
+def test_a_graph_that_cannot_run_says_why(graph, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        headless.run_graph(graph, tmp_path)
+
+
+def test_a_saved_file_stays_inside_its_folder(tmp_path):
+    save = headless.SaveVideo(tmp_path / "out", {})
+    with pytest.raises(ValueError, match="leads out of"):
+        save((torch.zeros(1, 8, 8, 3), 8), "../elsewhere")
+
+
+def test_a_wrong_setting_lists_the_right_ones(tmp_path, capsys):
+    preset = ROOT / "workflows" / "api" / "text_to_video.json"
+    assert headless.main([str(preset), "--out", str(tmp_path), "--set", "4.stepps=1"]) == 2
+    assert "4.steps" in capsys.readouterr().err

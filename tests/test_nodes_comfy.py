@@ -1,0 +1,312 @@
+"""The pack in a real ComfyUI, on the CPU. Needs COMFYUI_PATH, a checkout, and optionally COMFYUI_PYTHON, its Python.
+
+ComfyUI runs in processes of its own, so that the other tests stay without it: the server with the pack among its custom
+nodes, and this file as a script, for what only ComfyUI's own classes can tell (``compare``).
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+COMFYUI = os.environ.get("COMFYUI_PATH")
+PYTHON = os.environ.get("COMFYUI_PYTHON", sys.executable)
+pytestmark = pytest.mark.skipif(not COMFYUI, reason="COMFYUI_PATH names no ComfyUI")
+PACK = "t2v-turbo"
+
+
+@pytest.fixture(scope="module")
+def base(random_shapes, tmp_path_factory):
+    """A ComfyUI base directory whose pack is this checkout, with random weights for the embedded family."""
+    base = tmp_path_factory.mktemp("comfyui")
+    pack = base / "custom_nodes" / PACK
+    (pack / "weights").mkdir(parents=True)
+    for name in ("__init__.py", "core", "nodes", "web", "workflows"):
+        (pack / name).symlink_to(ROOT / name)
+    (pack / "weights" / "shapes").symlink_to(random_shapes)
+    for folder in ("models", "input", "output", "temp", "user"):
+        (base / folder).mkdir()
+    return base
+
+
+class Server:
+    """A ComfyUI server and its HTTP interface."""
+
+    def __init__(self, base):
+        self.base = base
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self.log = base / "server.log"
+        options = ["--cpu", "--listen", "127.0.0.1", "--port", str(port), "--base-directory", str(base)]
+        options += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK, "--disable-auto-launch"]
+        options += ["--disable-api-nodes", "--database-url", "sqlite:///:memory:"]
+        with open(self.log, "w") as log:
+            self.process = subprocess.Popen([PYTHON, "main.py", *options], cwd=COMFYUI, stdout=log, stderr=log)
+
+    def get(self, path):
+        with urllib.request.urlopen(self.url + path, timeout=30) as answer:
+            return json.load(answer)
+
+    def wait(self, seconds=300):
+        for _ in range(seconds):
+            assert self.process.poll() is None, self.log.read_text()
+            try:
+                return self.get("/system_stats")
+            except (urllib.error.URLError, OSError):
+                time.sleep(1)
+        raise TimeoutError(self.log.read_text())
+
+    def run(self, graph, workflow=None):
+        """Queue a graph and return its entry in the history."""
+        body = {"prompt": graph, "extra_data": {"extra_pnginfo": {"workflow": workflow}}}
+        request = urllib.request.Request(self.url + "/prompt", json.dumps(body).encode())
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            prompt_id = json.load(answer)["prompt_id"]
+        for _ in range(240):
+            history = self.get(f"/history/{prompt_id}")
+            if prompt_id in history:
+                return history[prompt_id]
+            time.sleep(0.5)
+        raise TimeoutError(self.log.read_text())
+
+
+@pytest.fixture(scope="module")
+def server(base):
+    server = Server(base)
+    try:
+        server.wait()
+        yield server
+    finally:
+        server.process.terminate()
+        server.process.wait(30)
+
+
+def preset(folder="api"):
+    return json.loads((ROOT / "workflows" / folder / "text_to_video.json").read_text())
+
+
+def error_of(entry):
+    return next(message for kind, message in entry["status"]["messages"] if kind == "execution_error")
+
+
+def saved(server, entry):
+    (video,) = entry["outputs"]["7"]["images"]
+    return server.base / "output" / video["subfolder"] / video["filename"]
+
+
+def with_ksampler(model, **settings):
+    """The preset with a native KSampler in place of ours."""
+    graph = preset()
+    graph["1"]["inputs"]["model"] = model
+    graph["9"] = {"class_type": "CLIPTextEncode", "inputs": {"text": "", "clip": ["1", 1]}}
+    links = {"model": ["1", 0], "positive": ["2", 0], "negative": ["9", 0], "latent_image": ["3", 0]}
+    graph["4"] = {"class_type": "KSampler", "inputs": {"seed": 0, "denoise": 1.0, **links, **settings}}
+    return graph
+
+
+def test_the_pack_loads_and_describes_itself(server):
+    assert "IMPORT FAILED" not in server.log.read_text()
+    info = server.get("/object_info")
+    names = {name for name in info if name.startswith("T2VTurbo")}
+    assert names == {"T2VTurboLoader", "T2VTurboEmptyLatentVideo", "T2VTurboSampler", "T2VTurboSigmas"}
+    assert info["T2VTurboLoader"]["output"] == ["MODEL", "CLIP", "VAE"]
+    assert "shapes (embedded)" in info["T2VTurboLoader"]["input"]["required"]["model"][0]
+
+
+def test_the_template_and_the_help_pages_are_served(server):
+    assert server.get("/workflow_templates")[PACK] == ["text_to_video"]
+    assert server.get(f"/api/workflow_templates/{PACK}/text_to_video.json") == preset("")
+    for page in (ROOT / "web" / "docs").glob("*.md"):
+        with urllib.request.urlopen(f"{server.url}/extensions/{PACK}/docs/{page.name}", timeout=30) as answer:
+            assert answer.read() == page.read_bytes()
+
+
+def test_the_preset_makes_a_video_that_carries_its_graph(server):
+    from t2v_turbo.core.video import read_metadata, read_video
+
+    path = saved(server, server.run(preset(), preset("")))
+    assert read_video(path).shape == (8, 64, 64, 3)
+    tags = read_metadata(path)
+    assert json.loads(tags["prompt"]).keys() == preset().keys() and json.loads(tags["workflow"]) == preset("")
+
+
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        ("shapes (embedded)", {"sampler_name": "lcm", "scheduler": "simple", "cfg": 1.0, "steps": 4}),
+        ("shapes teacher (embedded)", {"sampler_name": "ddim", "scheduler": "ddim_uniform", "cfg": 7.5, "steps": 6}),
+    ],
+)
+def test_native_ksampler_takes_student_and_teacher(server, model, settings):
+    from t2v_turbo.core.video import read_video
+
+    assert read_video(saved(server, server.run(with_ksampler(model, **settings)))).shape == (8, 64, 64, 3)
+
+
+def test_a_teacher_in_our_sampler_gets_a_clear_error(server):
+    graph = preset()
+    graph["1"]["inputs"]["model"] = "shapes teacher (embedded)"
+    error = error_of(server.run(graph))
+    assert error["node_type"] == "T2VTurboSampler" and "Load a student, or use KSampler" in error["exception_message"]
+
+
+def test_native_samplers_and_nodes_agree_with_ours(base):
+    """See ``compare``, which runs inside ComfyUI's Python."""
+    result = subprocess.run(
+        [PYTHON, __file__, str(base / "custom_nodes" / PACK)], capture_output=True, text=True, cwd=COMFYUI
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert found["lcm"] < 1e-4 and found["ddim"] < 1e-3 and found["cfg changes"] > 1e-2
+    assert found["tiled"] < 1e-5 and found["round trip shape"] == [8, 4, 8, 8]
+    assert "another kind of model (UNetModel)" in found["foreign"]
+    assert found["cancelled"] and not found["inference weights"]
+
+
+# --- inside ComfyUI's Python ----------
+
+
+def compare(pack_folder):
+    """Our nodes beside ComfyUI's classes, in one process: relative differences and messages, as JSON."""
+    import importlib.util
+
+    sys.path.insert(0, os.getcwd())
+    from comfy.cli_args import args
+
+    args.cpu = True
+    import comfy.model_management as management
+    import torch
+
+    spec = importlib.util.spec_from_file_location(
+        "the/pack", f"{pack_folder}/__init__.py", submodule_search_locations=[pack_folder]
+    )
+    pack = sys.modules["the/pack"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pack)
+
+    def run(name, **inputs):
+        return pack.NODE_CLASS_MAPPINGS[name]().execute(**inputs)
+
+    found = {}
+    with torch.inference_mode():
+        model, clip, vae = run("T2VTurboLoader", model="shapes (embedded)", precision="auto")
+        (latent,) = run("T2VTurboEmptyLatentVideo", width=64, height=64, frames=8)
+        positive = encode(clip, "a red circle moves right")
+        inputs = {"positive": positive, "latent": latent, "seed": 5, "steps": 4, "guidance": 7.5, "fps": 0}
+        ours = run("T2VTurboSampler", model=model, **inputs)[0]["samples"]
+        (sigmas,) = run("T2VTurboSigmas", steps=4)
+        found["lcm"] = difference(native_lcm(model, positive, sigmas, seed=5), ours)
+        found["ddim"], found["cfg changes"] = compare_ddim(run, pack)
+        found |= compare_vae(vae, ours)
+        parameters = model.model.diffusion_model.parameters()
+        found["inference weights"] = any(parameter.is_inference() for parameter in parameters)
+        found["foreign"] = message_of(lambda: run("T2VTurboSampler", model=image_model(), **inputs))
+        management.interrupt_current_processing()
+        try:
+            run("T2VTurboSampler", model=model, **inputs)
+        except management.InterruptProcessingException:
+            found["cancelled"] = True
+    print(json.dumps(found))
+
+
+def encode(clip, text):
+    import nodes
+
+    return nodes.CLIPTextEncode().encode(clip, text)[0]
+
+
+def difference(a, b):
+    return float((a - b).norm() / b.norm())
+
+
+def message_of(function):
+    try:
+        function()
+    except ValueError as error:
+        return str(error)
+
+
+def native_lcm(model, positive, sigmas, seed):
+    """ComfyUI's lcm sampler on the noise that our sampler draws for the seed."""
+    import comfy.sample
+    import comfy.samplers
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+
+    def frames():
+        return torch.randn(1, 4, 8, 8, 8, generator=generator)[0].transpose(0, 1).contiguous()
+
+    noise = frames()
+    sampler = comfy.samplers.ksampler("lcm", {"noise_sampler": lambda sigma, sigma_next: frames()})
+    return comfy.sample.sample_custom(
+        model, noise, 1.0, sampler, sigmas, positive, positive, torch.zeros_like(noise), seed=seed
+    )
+
+
+def compare_ddim(run, pack):
+    """ComfyUI's euler, which is DDIM, with CFG on the teacher, against the core's sampler on the core's grid."""
+    import importlib
+
+    import comfy.sample
+    import comfy.samplers
+    import torch
+
+    core = {name: importlib.import_module(f"{pack.__name__}.core.{name}") for name in ("solver", "guidance", "schedule")}
+    model, clip, _ = run("T2VTurboLoader", model="shapes teacher (embedded)", precision="auto")
+    positive, negative = encode(clip, "a red circle"), encode(clip, "")
+    schedule = core["schedule"].NoiseSchedule()
+    noise = torch.randn(8, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    timesteps = torch.cat([core["schedule"].solver_grid(10).flip(0), torch.zeros(1, dtype=torch.int64)])
+    sigmas = (1 / schedule.alpha_bar[timesteps] - 1).sqrt()
+
+    def native(cfg):
+        sampler = comfy.samplers.ksampler("euler")
+        return comfy.sample.sample_custom(
+            model, noise, cfg, sampler, sigmas, positive, negative, torch.zeros_like(noise), seed=0
+        )
+
+    network = model.model.diffusion_model
+    predict = core["guidance"].cfg_model(network.unet, positive[0][0], negative[0][0], 7.5, fps=8)
+    ours = core["solver"].sample_ddim(predict, noise.transpose(0, 1)[None], schedule, 10)[0].transpose(0, 1)
+    # Native samplers keep x / alpha, and take the VAE's scale off at the end.
+    ours = ours / schedule.alpha_bar[0].sqrt() / network.latent_scale
+    return difference(native(7.5), ours), difference(native(1.0), ours)
+
+
+def compare_vae(vae, samples):
+    import nodes
+
+    (images,) = nodes.VAEDecode().decode(vae, {"samples": samples})
+    (tiled,) = nodes.VAEDecodeTiled().decode(vae, {"samples": samples}, tile_size=512)
+    (encoded,) = nodes.VAEEncode().encode(vae, images)
+    return {"tiled": difference(tiled, images), "round trip shape": list(encoded["samples"].shape)}
+
+
+def image_model():
+    """A small Stable Diffusion UNet of ComfyUI's own, as its checkpoint loader would wrap it."""
+    import comfy.model_patcher
+    import comfy.supported_models
+    import torch
+
+    config = comfy.supported_models.SD15(
+        {
+            "in_channels": 4, "out_channels": 4, "model_channels": 32, "channel_mult": [1], "num_res_blocks": [1],
+            "context_dim": 64, "num_heads": 2, "transformer_depth": [1], "transformer_depth_output": [1, 1],
+            "transformer_depth_middle": 1, "use_spatial_transformer": True, "image_size": 8, "use_linear_in_transformer": False,
+        }
+    )
+    return comfy.model_patcher.ModelPatcher(config.get_model({}), torch.device("cpu"), torch.device("cpu"))
+
+
+if __name__ == "__main__":
+    compare(sys.argv[1])

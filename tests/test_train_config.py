@@ -1,0 +1,102 @@
+"""Settings: defaults, file, command line, and what a mistake is told."""
+
+import argparse
+from dataclasses import fields
+
+import pytest
+
+from t2v_turbo.train import config, distill, preprocess
+from t2v_turbo.train.config import DistillConfig, PreprocessConfig, TrainerConfig, load_config
+
+GIVEN = ["records=r", "out=o"]
+
+
+def test_the_command_line_goes_over_the_file_and_the_file_over_the_defaults(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("model: {folder: weights}\ndistill: {lr: 3e-4, steps: 7}\npreprocess: {seed: 5}\n")
+    read = load_config("distill", file, [*GIVEN, "steps=9", "model.device=cpu", "max_grad_norm=null"])
+    assert isinstance(read, DistillConfig)
+    assert (read.lr, read.steps, read.seed, read.warmup) == (3e-4, 9, 0, 100)
+    assert (read.model.folder, read.model.device, read.max_grad_norm) == ("weights", "cpu", None)
+    assert load_config("preprocess", file, ["videos=v", "records=r"]).seed == 5
+
+
+@pytest.mark.parametrize("name, family, lr, batch", [("paper", "videocrafter2", 1e-5, 3), ("shapes", "shapes", None, 32)])
+def test_packaged_files_fit_their_stages(name, family, lr, batch):
+    read = load_config("distill", name, GIVEN)
+    assert read.model.family == family and read.batch_size == batch and lr in (None, read.lr)
+    assert (read.omega_min, read.omega_max, read.huber_c) == (5, 15, 0.001)
+    assert load_config("preprocess", name, ["videos=v", "records=r"]).solver_steps == 200
+
+
+@pytest.mark.parametrize(
+    "settings, told",
+    [
+        (["stepz=3"], "did you mean steps"),
+        (["model.famly=shapes"], "did you mean model.family"),
+        (["steps=many"], "steps"),
+        (["steps=0"], "steps=0 is too small"),
+        (["lr=-1"], "lr=-1"),
+        (["precision=fp8"], "choose no, bf16, fp16"),
+        (["target=teacher"], "choose online, ema"),
+        (["omega_min=9", "omega_max=8"], "omega_min=9"),
+        (["steps"], "write key=value"),
+        (["lr=[1"], "lr=[1"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_named(settings, told):
+    with pytest.raises(ValueError) as error:
+        load_config("distill", None, [*GIVEN, *settings])
+    assert told in str(error.value)
+
+
+def test_required_settings_are_named_together():
+    with pytest.raises(ValueError, match=r"out, records.*out=… records=…"):
+        load_config("distill")
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("distil: {lr: 1}", "distil"),
+        ("distill: {lrr: 1}", "did you mean lr"),
+        ("distill: {lr: [1, 2]}", "lr"),
+        ("- a", "unknown sections"),
+        ("distill: {lr: 1", "not valid YAML"),
+    ],
+)
+def test_a_mistake_in_a_file_names_the_file(tmp_path, text, told):
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError) as error:
+        load_config("distill", file, GIVEN)
+    assert told in str(error.value) and "mine.yaml" in str(error.value)
+
+
+def test_an_unknown_file_lists_the_packaged_ones():
+    with pytest.raises(ValueError, match="paper, shapes"):
+        load_config("distill", "papr", GIVEN)
+
+
+def test_settings_survive_a_file(tmp_path):
+    read = load_config("distill", "shapes", [*GIVEN, "lr=1e-3"])
+    config.save_config(read, tmp_path / "config.yaml")
+    (tmp_path / "again.yaml").write_text(
+        "distill:\n" + "".join(f"  {line}\n" for line in (tmp_path / "config.yaml").read_text().splitlines())
+    )
+    assert load_config("distill", tmp_path / "again.yaml") == read
+
+
+@pytest.mark.parametrize("stage, module, cls", [("distill", distill, DistillConfig), ("preprocess", preprocess, PreprocessConfig)])
+def test_help_tells_every_setting(stage, module, cls):
+    parser = argparse.ArgumentParser()
+    module.register(parser.add_subparsers())
+    text = parser._subparsers._group_actions[0].choices[stage].format_help()
+    assert "examples:" in text and "required" in text
+    for f in fields(cls):
+        assert f.name in text and (f.name == "model" or f.metadata["about"] in text)
+
+
+def test_trainer_settings_are_checked_without_a_file():
+    with pytest.raises(ValueError, match="batch_size=0"):
+        TrainerConfig(batch_size=0)

@@ -1,0 +1,232 @@
+"""Distillation end to end: clips to records to a student, exactly resumable, on one process and on two."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from t2v_turbo.core.checkpoints import load_unet
+from t2v_turbo.core.config import SHAPES
+from t2v_turbo.core.distillation import Batch, ConsistencyDistillation
+from t2v_turbo.core.model import load
+from t2v_turbo.core.schedule import NoiseSchedule
+from t2v_turbo.train import cli, distill
+from t2v_turbo.train.config import load_config
+from t2v_turbo.train.records import RecordReader, RecordSet, iterate_batches
+from t2v_turbo.train.shapes.world import write_dataset
+from t2v_turbo.train.trainer import Follower, newest_checkpoint, read_stats
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory, random_shapes):
+    """Records of 12 rendered clips, through the command line."""
+    root = tmp_path_factory.mktemp("records")
+    clips = write_dataset(root / "clips", 12, seed=0, style="short")
+    arguments = [f"videos={clips}", f"records={root}/set", f"model.folder={random_shapes}", "clips_per_shard=4"]
+    assert cli.main(["preprocess", *arguments, "records_per_clip=2", "model.device=cpu"]) == 0
+    return root / "set"
+
+
+@pytest.fixture
+def config(records, random_shapes, tmp_path):
+    return load_config(
+        "distill",
+        "shapes",
+        [f"records={records}", f"out={tmp_path}/run", f"model.folder={random_shapes}", "model.device=cpu", "steps=6",
+         "batch_size=4", "warmup=2", "log_every=1", "save_every=3", "shuffle=10", "ema_decay=0.9"],
+    )  # fmt: skip
+
+
+def weights(out):
+    return load_file(newest_checkpoint(out) / "model.safetensors")
+
+
+def assert_same(left, right):
+    assert left.keys() == right.keys()
+    for name in left:
+        assert torch.equal(left[name], right[name]), name
+
+
+def test_records_to_a_student_that_samples(records, random_shapes, tmp_path, capsys):
+    out = tmp_path / "run"
+    settings = [f"records={records}", f"out={out}", f"model.folder={random_shapes}", "model.device=cpu"]
+    assert cli.main(["distill", *settings, "steps=3", "batch_size=4", "warmup=0", "log_every=1"]) == 0
+    assert str(out / "student.safetensors") in capsys.readouterr().out
+    with safe_open(out / "student.safetensors", "pt") as file:
+        about = file.metadata()
+    assert about["step"] == "3" and json.loads(about["records"])["solver_steps"] == 200
+    assert json.loads(about["distill"])["omega_max"] == 15
+    assert [set(line) >= {"loss", "cd", "grad_norm", "lr", "seconds_per_step"} for line in read_stats(out)] == [True] * 3
+    assert list((out / "tensorboard").iterdir())
+    model = load("shapes", out / "student.safetensors", random_shapes)
+    assert model.unet.takes_guidance and not model.unet.takes_motion
+    noise = model.noise(1, torch.Generator().manual_seed(0))
+    generators = [torch.Generator().manual_seed(0) for _ in range(2)]
+    low, high = (model.sample(["a red circle"], noise, 2, g, r) for g, r in zip((6.0, 12.0), generators))
+    assert low.isfinite().all() and not torch.equal(low, high)
+
+
+@pytest.mark.parametrize("motion", [False, True])
+def test_the_student_starts_as_the_teacher(random_shapes, motion):
+    teacher = load_unet(random_shapes / "teacher.safetensors", SHAPES.unet)
+    student = distill.student_from_teacher(teacher, motion)
+    generator = torch.Generator().manual_seed(0)
+    x, context = (torch.randn(shape, generator=generator) for shape in [(2, 4, 8, 8, 8), (2, 77, 64)])
+    t, scales = torch.tensor([900, 10]), {"omega": torch.tensor([5.0, 15.0])}
+    scales |= {"motion": torch.tensor([0.0, 500.0])} if motion else {}
+    with torch.no_grad():
+        torch.testing.assert_close(student(x, t, context, **scales), teacher(x, t, context))
+    student(x, t, context, **scales).square().mean().backward()
+    assert (student.combine_proj if motion else student.guidance_proj).weight.grad.abs().sum() > 0
+
+
+def test_the_first_loss_is_the_cores_on_the_first_records(config, random_shapes, records):
+    """The trainer adds nothing: same records, same omega, the loss of ``core.distillation``."""
+    distill.distill(replace(config, steps=1, target="ema"))
+    reader = RecordReader(RecordSet(str(records)), shuffle=config.shuffle)
+    tensors, _ = next(iterate_batches(reader, 4))
+    student = distill.build_student(config, SHAPES)
+    losses = distill.DistillLosses(config, RecordSet(str(records)), None)
+    losses.trainer = type("T", (), {"device": torch.device("cpu")})
+    from t2v_turbo.train.trainer import step_generator
+
+    generator = step_generator(config.seed, 0, 0)
+    torch.randint(2**62, (1,), generator=generator)
+    omega = losses.draw_omega(4, generator)
+    assert ((omega >= 5) & (omega <= 15)).all() and len(set(omega.tolist())) == 4
+    batch = Batch(**{name: x.float() if x.is_floating_point() else x for name, x in tensors.items()})
+    loss = ConsistencyDistillation(NoiseSchedule(), 200)(student, batch, omega).loss
+    assert read_stats(config.out)[0]["loss"] == pytest.approx(loss.item(), rel=1e-4)
+
+
+def test_the_loss_falls(config):
+    distill.distill(replace(config, steps=60, lr=1e-3, save_every=60, omega_max=5.0))
+    losses = [line["loss"] for line in read_stats(config.out)]
+    assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
+
+
+# --- resuming ----------
+
+
+@pytest.mark.parametrize("change", [{}, {"target": "ema", "accumulate": 2, "cache_gb": 0.0, "ema_decay": None}])
+def test_a_stopped_run_ends_with_the_same_weights(config, tmp_path, change):
+    whole = replace(config, **change)
+    distill.distill(whole)
+    stopped = replace(whole, out=str(tmp_path / "stopped"))
+    shutil.copytree(whole.out, stopped.out)
+    shutil.rmtree(Path(stopped.out) / "checkpoints" / "step-000006")  # killed after step 3 was saved
+    (Path(stopped.out) / "checkpoints" / "partial").mkdir()
+    (Path(stopped.out) / "checkpoints" / "partial" / "model.safetensors").write_bytes(b"torn")
+    Path(stopped.out, "student.safetensors").unlink()
+    assert newest_checkpoint(Path(stopped.out)).name == "step-000003"
+    distill.distill(stopped)
+    assert_same(weights(whole.out), weights(stopped.out))
+    assert_same(load_file(f"{whole.out}/student.safetensors"), load_file(f"{stopped.out}/student.safetensors"))
+    lines = [[{**line, "seconds_per_step": 0} for line in read_stats(c.out)] for c in (whole, stopped)]
+    assert lines[0] == lines[1] and len(lines[0]) == 6
+    assert not (Path(stopped.out) / "checkpoints" / "partial").exists()
+
+
+def test_the_weights_depend_on_the_seed_and_move(config, tmp_path):
+    distill.distill(replace(config, steps=2))
+    other = replace(config, steps=2, seed=1, out=str(tmp_path / "other"))
+    distill.distill(other)
+    first, second, start = weights(config.out), weights(other.out), distill.build_student(config, SHAPES).state_dict()
+    assert not torch.equal(first["conv_in.weight"], second["conv_in.weight"])
+    assert sum(not torch.equal(first[name], start[name]) for name in first) > 0.9 * len(first)
+
+
+def test_accumulation_equals_a_larger_batch(config, tmp_path):
+    """Two passes of 2 see the records of one of 4, and with one omega the same loss."""
+    fixed = replace(config, steps=1, omega_max=5.0)
+    distill.distill(fixed)
+    halves = replace(fixed, batch_size=2, accumulate=2, out=str(tmp_path / "halves"))
+    distill.distill(halves)
+    one, two = read_stats(fixed.out)[0], read_stats(halves.out)[0]
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+    assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 2}, {"seed": 4}, {"motion": True}, {"target": "ema"}])
+def test_a_run_does_not_go_on_with_other_fixed_settings(config, change):
+    distill.distill(replace(config, steps=1))
+    with pytest.raises(ValueError, match=rf"was begun with {next(iter(change))}="):
+        distill.distill(replace(config, **change))
+
+
+def test_a_change_of_the_rest_is_told(config, caplog):
+    distill.distill(replace(config, steps=1))
+    distill.distill(replace(config, steps=2, lr=1e-5))
+    assert "other settings than it was begun with: steps, lr" in caplog.text.replace("lr, steps", "steps, lr")
+
+
+def test_the_follower_is_an_average():
+    model = torch.nn.Linear(2, 2)
+    follower = Follower(torch.nn.Linear(2, 2), 0.75)
+    expected = 0.75 * follower.network.weight + 0.25 * model.weight
+    follower.follow(model)
+    torch.testing.assert_close(follower.network.weight, expected)
+    assert not any(p.requires_grad for p in follower.parameters())
+
+
+# --- mistakes ----------
+
+
+@pytest.mark.parametrize(
+    "settings, told",
+    [
+        (["model.family=videocrafter2"], "model.family=shapes"),
+        (["records=/nowhere"], "/nowhere"),
+        (["model.device=cuda:1"], "CUDA_VISIBLE_DEVICES"),
+        (["stepz=3"], "did you mean steps"),
+        (["model.family=sora"], "unknown model 'sora'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(config, capsys, settings, told):
+    given = [f"records={config.records}", f"out={config.out}", f"model.folder={config.model.folder}"]
+    assert cli.main(["distill", *given, *settings]) == 2
+    error = capsys.readouterr().err.strip()
+    assert told in error and len(error.splitlines()) == 1
+    assert not Path(config.out).exists()
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_is_saved(config):
+    with pytest.raises(FloatingPointError, match="lower lr"):
+        distill.distill(replace(config, lr=1e30, max_grad_norm=None, warmup=0))
+    assert newest_checkpoint(Path(config.out)) is None or "step-000003" in str(newest_checkpoint(Path(config.out)))
+
+
+# --- two processes ----------
+
+LAUNCHED = """
+import sys
+sys.path.insert(0, {tests!r})
+import conftest
+from t2v_turbo.train.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_two_processes_train_one_student(config, tmp_path):
+    script = tmp_path / "launched.py"
+    script.write_text(LAUNCHED.format(tests=str(Path(__file__).parent)))
+    settings = [f"records={config.records}", f"model.folder={config.model.folder}", "model.device=cpu", "batch_size=2",
+                "warmup=0", "log_every=1", "steps=2"]  # fmt: skip
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--multi_cpu", "--num_processes", "2",
+              "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
+    done = subprocess.run(
+        [*launch, str(script), "distill", *settings, f"out={tmp_path}/two"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    progress = json.loads((newest_checkpoint(tmp_path / "two") / "progress.json").read_text())
+    assert progress["processes"] == 2
+    assert load_unet(tmp_path / "two" / "student.safetensors", SHAPES.unet).takes_guidance

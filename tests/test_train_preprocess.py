@@ -1,0 +1,311 @@
+"""Preprocessing: rendered clips to records whose numbers are the teacher's, through interruptions and broken files."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from t2v_turbo.core.model import load
+from t2v_turbo.core.schedule import NoiseSchedule
+from t2v_turbo.core.solver import DDIMSolver
+from t2v_turbo.train import cli, data, preprocess
+from t2v_turbo.train.config import PreprocessConfig, load_config
+from t2v_turbo.train.records import Shard, read_manifest, read_shard
+from t2v_turbo.train.shapes.world import write_dataset
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("clips"), 7, seed=1, style="dense")
+
+
+@pytest.fixture
+def config(clips, random_shapes, tmp_path):
+    return load_config(
+        "preprocess",
+        None,
+        [f"videos={clips}", f"records={tmp_path}/records", f"model.folder={random_shapes}", "records_per_clip=2",
+         "clips_per_shard=3", "batch_size=4", "model.device=cpu"],
+    )  # fmt: skip
+
+
+def contents(config):
+    """Every record of a finished set by key."""
+    folder, manifest = config.records, read_manifest(config.records)
+    shards = [Shard(f"{folder}/{name}", count) for name, count in manifest["shards"].items()]
+    return {record.key: record for shard in shards for record in read_shard(shard)}
+
+
+def files(config, pattern="*"):
+    from pathlib import Path
+
+    return {path.name: path.read_bytes() for path in Path(config.records).glob(pattern)}
+
+
+def test_a_record_is_what_the_teacher_says_at_a_noised_clip(config, random_shapes, clips):
+    summary = preprocess.preprocess(config)
+    assert (summary.records, summary.clips, summary.skipped, summary.evaluations) == (14, 7, 0, 28)
+    records, model = contents(config), load("shapes", None, random_shapes)
+    assert len(records) == 14 and summary.total == (14, 0)
+    for record in list(records.values())[::3]:
+        x, about = record.tensors, record.about
+        assert {name: value.dtype for name, value in x.items()} == {
+            "z": torch.float16, "cond": torch.float16, "uncond": torch.float16, "context": torch.float16,
+            "index": torch.int64}  # fmt: skip
+        captions = json.loads((clips / about["clip"]).with_suffix(".json").read_text())
+        assert about["caption"] == captions[about["kind"]] and about["index"] == int(x["index"])
+        t = 5 * x["index"][None] + 4
+        with torch.no_grad():
+            context, empty = model.text.encode([about["caption"]]), model.text.encode([""])
+            for name, prompt in (("cond", context), ("uncond", empty)):
+                eps = model.unet(x["z"][None].float(), t, prompt, fps=8)[0]
+                torch.testing.assert_close(x[name].float(), eps, rtol=5e-3, atol=5e-3)
+        torch.testing.assert_close(x["context"].float(), context[0], rtol=1e-3, atol=1e-3)
+
+
+def test_z_is_a_posterior_sample_with_unit_noise(config, random_shapes, clips):
+    preprocess.preprocess(replace(config, records_per_clip=8, limit=3))
+    model = load("shapes", None, random_shapes)
+    residues, latents = [], {}
+    for record in contents(config).values():
+        if record.about["clip"] not in latents:
+            generator = data.generator_for("posterior", 0, int(record.key[:9]))
+            frames = data.read_frames(clips / record.about["clip"], 8, 8, 64, 64)
+            with torch.no_grad():
+                latents[record.about["clip"]] = model.vae.encode(frames[None] / 255, generator)[0]
+        t = DDIMSolver(NoiseSchedule()).timesteps[record.tensors["index"]]
+        alpha, sigma = (c.item() for c in model.schedule.coefficients(t[None], torch.zeros(1)))
+        residues.append((record.tensors["z"].float() - alpha * latents[record.about["clip"]]) / sigma)
+    noise = torch.stack(residues)
+    assert abs(noise.mean()) < 0.02 and abs(noise.std() - 1) < 0.02
+    assert torch.corrcoef(noise.flatten(1)).fill_diagonal_(0).abs().max() < 0.15  # draws are independent
+
+
+def test_indices_cover_the_grid(config, random_shapes):
+    maker = preprocess.RecordMaker(config, load("shapes", None, random_shapes))
+    maker._teacher = lambda z, t, context: z  # the draws alone are looked at
+    x0, context = torch.zeros(500, 4, 1, 1, 1), torch.zeros(500, 1, 64)
+    index = maker._sample(x0, context, [data.generator_for("draw", 0, i, 0) for i in range(500)])["index"]
+    assert index.min() < 5 and index.max() > 194 and abs(index.float().mean() - 99.5) < 8
+
+
+def test_what_is_drawn_does_not_depend_on_the_batch(config, tmp_path):
+    preprocess.preprocess(config)
+    other = replace(config, records=str(tmp_path / "other"), batch_size=1)
+    preprocess.preprocess(other)
+    first, second = contents(config), contents(other)
+    for key, record in first.items():
+        assert torch.equal(record.tensors["z"], second[key].tensors["z"])
+        assert torch.equal(record.tensors["index"], second[key].tensors["index"])
+
+
+# --- interruption ----------
+
+
+def test_an_interrupted_run_goes_on_and_ends_with_the_same_files(config, tmp_path, monkeypatch):
+    whole = replace(config, records=str(tmp_path / "whole"))
+    preprocess.preprocess(whole)
+    read, calls = data.read_frames, []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return read(*args)
+
+    monkeypatch.setattr(data, "read_frames", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        preprocess.preprocess(config)
+    assert sorted(files(config)) == ["000000.json", "000000.tar", "records.json"]
+    monkeypatch.setattr(data, "read_frames", read)
+    summary = preprocess.preprocess(config)
+    assert summary.clips == 4  # the first shard of three was there
+    assert files(config) == files(whole)
+
+
+def test_a_lost_shard_and_a_torn_file_are_made_again(config, tmp_path):
+    preprocess.preprocess(config)
+    whole = files(config)
+    (tmp_path / "records" / "000002.tar").unlink()
+    (tmp_path / "records" / ".000002.tar.part").write_bytes(b"torn")  # as a killed process leaves it
+    assert preprocess.preprocess(config).clips == 1
+    assert files(config) == whole
+    assert preprocess.preprocess(config).clips == 0
+
+
+def test_processes_share_the_shards(config, tmp_path):
+    whole = replace(config, records=str(tmp_path / "whole"))
+    preprocess.preprocess(whole)
+    first = preprocess.preprocess(config, 0, 2)
+    assert first.clips == 4 and first.total is None
+    second = preprocess.preprocess(config, 1, 2)
+    assert second.clips == 3 and second.total == (14, 0)
+    assert files(config) == files(whole)
+
+
+def test_the_launcher_tells_the_share_of_work(monkeypatch):
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert preprocess.share_of_work(None, None) == (2, 3)
+    assert preprocess.share_of_work(0, 1) == (0, 1)
+    with pytest.raises(ValueError, match="--rank 4 is outside 0..2"):
+        preprocess.share_of_work(4, None)
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"records_per_clip": 3}, {"dtype": "bf16"}, {"limit": 6}])
+def test_other_settings_do_not_continue_a_set(config, change):
+    preprocess.preprocess(config)
+    before = files(config)
+    with pytest.raises(ValueError, match="made from something else"):
+        preprocess.preprocess(replace(config, **change))
+    assert files(config) == before
+
+
+# --- input ----------
+
+
+@pytest.fixture
+def mixed(clips, tmp_path):
+    """Three good clips and one of every kind that cannot be used."""
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for i in range(7):
+        for suffix in (".mp4", ".json"):
+            shutil.copy(clips / f"clip_{i:06d}{suffix}", folder)
+    content = (folder / "clip_000001.mp4").read_bytes()
+    (folder / "clip_000001.mp4").write_bytes(content[: len(content) // 2])
+    (folder / "clip_000003.json").unlink()
+    (folder / "clip_000005.json").write_text("{")
+    (folder / "notes.mp4").write_text("not a video")
+    (folder / "notes.txt").write_text("a caption")
+    write_clip(folder / "short.mp4", 5, 64, 64)
+    (folder / "short.txt").write_text("a caption")
+    return folder
+
+
+def write_clip(path, frames, height, width, fps=8):
+    """A clip whose frame i is grey level 20·i, its left half inverted."""
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=fps, options={"crf": "0"})
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv444p"
+        for i in range(frames):
+            image = np.full((height, width, 3), 20 * i % 256, np.uint8)
+            image[:, : width // 2] = 255 - image[:, : width // 2]
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        file.mux(stream.encode())
+
+
+def test_broken_clips_are_skipped_and_named(config, mixed, capsys):
+    arguments = [f"videos={mixed}", f"records={config.records}", f"model.folder={config.model.folder}"]
+    assert cli.main(["preprocess", *arguments, "records_per_clip=1", "clips_per_shard=4"]) == 0
+    lines = files(config)["skipped.jsonl"].decode().splitlines()
+    reasons = {line["clip"]: line["reason"] for line in map(json.loads, lines)}
+    assert set(reasons) == {"clip_000001.mp4", "clip_000003.mp4", "clip_000005.mp4", "notes.mp4", "short.mp4"}
+    assert "5 of 8 frames" in reasons["short.mp4"] and "no caption" in reasons["clip_000003.mp4"]
+    assert "JSON" in reasons["clip_000005.mp4"]
+    used = {record.about["clip"] for record in contents(config).values()}
+    assert used == {f"clip_{i:06d}.mp4" for i in (0, 2, 4, 6)}
+    assert "wrote 4 records of 4 clips, skipped 5 clips (2 UNet evaluations per record)" in capsys.readouterr().out
+
+
+def test_a_set_without_a_usable_clip_is_an_error(config, tmp_path):
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.mp4").write_text("no")
+    with pytest.raises(ValueError, match="none of its clips"):
+        preprocess.preprocess(replace(config, videos=str(tmp_path / "bad")))
+
+
+def captions_of(config):
+    return {record.about["clip"]: (record.about["kind"], record.about["caption"]) for record in contents(config).values()}
+
+
+@pytest.mark.parametrize("wanted", ["short", "dense", "random"])
+def test_the_kind_of_caption_is_chosen_and_recorded(config, clips, wanted):
+    preprocess.preprocess(replace(config, caption=wanted, records_per_clip=1))
+    found = captions_of(config)
+    for clip, (kind, caption) in found.items():
+        assert caption == json.loads((clips / clip).with_suffix(".json").read_text())[kind]
+    assert {kind for kind, _ in found.values()} == ({"short", "dense"} if wanted == "random" else {wanted})
+
+
+def test_a_table_in_the_authors_form(config, clips, tmp_path):
+    table = tmp_path / "train.csv"
+    table.write_text(
+        "relpath,text,short_text,use_motion_guide\n"
+        'clip_000000.mp4,"a long, dense caption",short one,True\n'
+        "clip_000001.mp4,only one,,False\n"
+        "./clip_000002.mp4,,,True\n"
+        "gone.mp4,a caption,,1\n"
+    )
+    config = replace(config, videos=str(table), video_root=str(clips), caption="random", records_per_clip=1)
+    assert preprocess.preprocess(config).total == (2, 2)
+    found = captions_of(config)
+    assert found["clip_000000.mp4"] in [("dense", "a long, dense caption"), ("short", "short one")]
+    assert found["clip_000001.mp4"] == ("short", "only one")
+    flags = {record.about["clip"]: record.about["use_motion_guide"] for record in contents(config).values()}
+    assert flags == {"clip_000000.mp4": True, "clip_000001.mp4": False}
+
+
+@pytest.mark.parametrize(
+    "name, text, settings",
+    [
+        ("webvid.csv", "videoid,page_dir,name\nclip_000003,.,a caption\n",
+         {"video_column": "{page_dir}/{videoid}.mp4", "text_column": "name"}),
+        ("vidgen.json", '[{"vid": "clip_000003", "caption": "a caption"}]',
+         {"video_column": "{vid}.mp4", "text_column": "caption"}),
+        ("openvid.csv", "video,caption,fps\nclip_000003.mp4,a caption,24\n",
+         {"video_column": "video", "text_column": "caption"}),
+    ],
+)  # fmt: skip
+def test_tables_with_other_columns(clips, tmp_path, name, text, settings):
+    (tmp_path / name).write_text(text)
+    config = PreprocessConfig(videos=str(tmp_path / name), records="r", video_root=str(clips), **settings)
+    (clip,) = data.list_clips(config)
+    assert clip.path.exists() and clip.captions == {"short": "a caption"}
+
+
+@pytest.mark.parametrize("path", ["../secret.mp4", "/etc/secret.mp4", "a/../../secret.mp4"])
+def test_a_table_cannot_leave_its_folder(tmp_path, path):
+    (tmp_path / "t.csv").write_text(f"relpath,text\n{path},a\n")
+    with pytest.raises(ValueError, match="leaves the folder"):
+        data.list_clips(PreprocessConfig(videos=str(tmp_path / "t.csv"), records="r"))
+
+
+@pytest.mark.parametrize("text, told", [("path,text\na,b\n", "video_column=relpath"), ("relpath,t\na,b\n", "text_column=text")])
+def test_a_missing_column_is_named(tmp_path, text, told):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(ValueError, match=told):
+        data.list_clips(PreprocessConfig(videos=str(tmp_path / "t.csv"), records="r"))
+
+
+def test_input_that_is_not_there_is_named(tmp_path):
+    for videos in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(ValueError, match=f"videos={videos}"):
+            data.list_clips(PreprocessConfig(videos=str(videos), records="r"))
+
+
+def test_frames_are_sampled_at_the_familys_rate(tmp_path):
+    write_clip(tmp_path / "fast.mp4", 13, 64, 64, fps=24)
+    frames = data.read_frames(tmp_path / "fast.mp4", 4, 8, 64, 64)
+    assert frames.dtype == torch.uint8 and frames.shape == (4, 3, 64, 64)
+    np.testing.assert_allclose(frames[:, 0, 32, 60].float(), [0, 60, 120, 180], atol=3)
+
+
+@pytest.mark.parametrize("height, width", [(48, 96), (96, 48), (128, 128), (40, 60)])
+def test_clips_are_scaled_to_cover_and_cropped_to_the_centre(tmp_path, height, width):
+    write_clip(tmp_path / "clip.mp4", 2, height, width)
+    frames = data.read_frames(tmp_path / "clip.mp4", 2, 8, 64, 64).float()
+    assert frames.shape == (2, 3, 64, 64)
+    # The border between the halves is in the middle, as it was.
+    assert (frames[0, :, :, :30] > 245).all() and (frames[0, :, :, 34:] < 10).all()
+
+
+def test_resizing_keeps_proportions():
+    y, x = torch.meshgrid(torch.arange(120), torch.arange(200), indexing="ij")
+    disc = (((x - 99.5) ** 2 + (y - 59.5) ** 2) < 30**2).float().expand(1, 3, -1, -1)
+    resized = data.resize_and_crop(disc, 60, 60)[0, 0]
+    assert abs(resized.amax(0).round().sum() - 30) <= 1 and abs(resized.amax(1).round().sum() - 30) <= 1

@@ -1,0 +1,247 @@
+"""Settings of every stage: dataclasses that a YAML file fills and the command line overrides.
+
+A file has a section per stage and one that they share::
+
+    model: {family: shapes}
+    preprocess: {records_per_clip: 4}
+    distill: {lr: 2e-4}
+
+On the command line the stage's name is left out: ``t2v-turbo distill --config shapes lr=1e-4 model.device=cpu``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
+
+CONFIGS = Path(__file__).parent / "configs"
+# Sections of a file, apart from those of the stages.
+SHARED = "model"
+PRECISIONS = ("no", "bf16", "fp16")
+
+T = TypeVar("T")
+
+
+def option(default: Any, about: str, choices: tuple[str, ...] = (), minimum: float | None = None) -> Any:
+    """A setting with the line that `--help` shows; out-of-range values are refused by ``check_options``."""
+    return field(default=default, metadata={"about": about, "choices": choices, "minimum": minimum})
+
+
+def check_options(config: Any) -> None:
+    """Refuse values outside the choices or below the minimum.
+
+    Raises:
+        ValueError: naming the setting, its value and what is allowed.
+    """
+    for f in fields(config):
+        value, choices, minimum = getattr(config, f.name), f.metadata.get("choices"), f.metadata.get("minimum")
+        if choices and value not in choices:
+            raise ValueError(f"{f.name}={value} is unknown; choose {', '.join(choices)}")
+        if minimum is not None and value is not None and not value >= minimum:
+            raise ValueError(f"{f.name}={value} is too small; it must be at least {minimum}")
+
+
+@dataclass
+class ModelConfig:
+    """Which model, from where."""
+
+    family: str = option("shapes", "model family: shapes (embedded) or videocrafter2")
+    folder: str | None = option(None, "folder of the family's files; null = the usual place")
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps, xpu")
+
+
+@dataclass
+class TrainerConfig:
+    """How long and how hard; null = off."""
+
+    steps: int = option(1000, "optimiser steps of the whole run", minimum=1)
+    batch_size: int = option(16, "samples of a forward pass on each process", minimum=1)
+    accumulate: int = option(1, "forward passes per optimiser step, which multiply the batch", minimum=1)
+    lr: float = option(1e-4, "learning rate", minimum=0)
+    warmup: int = option(100, "steps of linear warm-up", minimum=0)
+    decay: float = option(0.2, "last fraction of the steps, over which the learning rate falls to zero", minimum=0)
+    weight_decay: float = option(0.0, "AdamW's weight decay", minimum=0)
+    beta2: float = option(0.99, "optimiser's memory of squared gradients", minimum=0)
+    max_grad_norm: float | None = option(1.0, "gradients are clipped to this norm; null = off", minimum=0)
+    ema_decay: float | None = option(0.999, "decay of the averaged weights that are exported; null = off", minimum=0)
+    precision: str = option("no", "autocast: no (fp32), bf16 or fp16", choices=PRECISIONS)
+    seed: int = option(0, "seed of everything random")
+    log_every: int = option(10, "steps between lines of stats.jsonl", minimum=1)
+    save_every: int = option(500, "steps between checkpoints", minimum=1)
+    keep_checkpoints: int = option(2, "checkpoints that are kept", minimum=1)
+
+    def __post_init__(self):
+        check_options(self)
+
+
+@dataclass
+class PreprocessConfig:
+    """Videos and captions to records (Algorithm 1)."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    videos: str = option(MISSING, "folder of videos with captions beside them, or a table (.csv, .json)")
+    records: str = option(MISSING, "folder to write the records to")
+    caption: str = option("random", "short, dense, or random: either, per clip", choices=("short", "dense", "random"))
+    lone_caption: str = option("short", "what a clip's only caption counts as", choices=("short", "dense"))
+    video_column: str = option("relpath", "table: column of the path, or a template such as {page_dir}/{videoid}.mp4")
+    text_column: str = option("text", "table: column of the caption, the dense one where there is a short one too")
+    short_column: str = option("short_text", "table: column of the short caption, may be absent")
+    video_root: str | None = option(None, "table: folder that its paths start from; null = the table's own")
+    frames: int | None = option(None, "frames of a clip; null = the family's", minimum=1)
+    height: int | None = option(None, "pixels; null = the family's", minimum=8)
+    width: int | None = option(None, "pixels; null = the family's", minimum=8)
+    limit: int | None = option(None, "use only this many clips, a random sample; null = all", minimum=1)
+    solver_steps: int = option(200, "grid of the DDIM solver", minimum=2)
+    records_per_clip: int = option(1, "draws of timestep and noise for every clip", minimum=1)
+    clips_per_shard: int = option(128, "clips of one shard, the unit of resuming and of sharing work", minimum=1)
+    batch_size: int = option(8, "records that the teacher sees at once", minimum=1)
+    precision: str = option("no", "autocast of the teacher: no (fp32), bf16 or fp16", choices=PRECISIONS)
+    dtype: str = option("fp16", "how records are stored", choices=("fp16", "bf16", "fp32"))
+    workers: int = option(0, "processes that decode videos ahead; 0 = none", minimum=0)
+    seed: int = option(0, "seed of everything random")
+
+    def __post_init__(self):
+        check_options(self)
+
+
+@dataclass
+class DistillConfig(TrainerConfig):
+    """Records to a student (Algorithm 2)."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    records: str = option(MISSING, "folders or URLs of records, or globs of folders; several separated by commas")
+    out: str = option(MISSING, "folder of the run; the student is <out>/student.safetensors")
+    init: str | None = option(None, "student checkpoint to start from; null = the family's teacher")
+    motion: bool = option(False, "give the student the motion guidance input lambda")
+    omega_min: float = option(5.0, "lowest guidance scale omega (CFG scale minus 1)", minimum=0)
+    omega_max: float = option(15.0, "highest guidance scale omega", minimum=0)
+    huber_c: float = option(0.001, "width of the pseudo-Huber distance, Eq. 9", minimum=1e-8)
+    target: str = option("online", "network of the target: the student itself, or an ema", choices=("online", "ema"))
+    target_decay: float = option(0.95, "decay of the ema target", minimum=0)
+    gradient_checkpointing: bool = option(False, "1.3 x the time for an eighth of the activation memory")
+    shuffle: int = option(1024, "records are shuffled within blocks of this many, and shards as a whole", minimum=1)
+    cache_gb: float = option(2.0, "records up to this size stay in memory after the first epoch", minimum=0)
+    prefetch: bool = option(False, "read records in a process of its own, ahead of the training")
+    export_dtype: str = option("fp32", "precision of the exported student", choices=("fp32", "bf16", "fp16"))
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.omega_min > self.omega_max:
+            raise ValueError(f"omega_min={self.omega_min} exceeds omega_max={self.omega_max}")
+
+
+STAGES = {"preprocess": PreprocessConfig, "distill": DistillConfig}
+
+
+# --- reading ---------
+
+
+def load_config(stage: str, file: str | Path | None = None, overrides: list[str] | tuple[str, ...] = ()) -> Any:
+    """The settings of ``stage``: defaults, then the file's sections, then ``key=value`` overrides.
+
+    Args:
+        stage: "preprocess" or "distill".
+        file: a YAML file, or the name of a packaged one ("shapes", "paper").
+
+    Raises:
+        ValueError: for an unknown setting, a value of the wrong type or outside its range, or one that is not given.
+    """
+    layers = [(f"--config {file}", _sections(file, stage))] if file else []
+    layers.append(("the command line", _dotlist(overrides)))
+    config = OmegaConf.structured(STAGES[stage])
+    for where, layer in layers:
+        config = _merge(config, layer, where, stage)
+    try:
+        return OmegaConf.to_object(config)
+    except MissingMandatoryValue as error:
+        missing = sorted(OmegaConf.missing_keys(config))
+        raise ValueError(f"not given: {', '.join(missing)}; add {' '.join(f'{key}=…' for key in missing)}") from error
+
+
+def save_config(config: Any, path: Path) -> None:
+    """Write settings as YAML."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(OmegaConf.structured(config), path)
+
+
+def _merge(config: Any, layer: Any, where: str, stage: str) -> Any:
+    try:
+        return OmegaConf.merge(config, layer)
+    except ConfigKeyError as error:
+        known = [name for name, _ in _options(STAGES[stage])]
+        close = difflib.get_close_matches(str(error.full_key), known, 1)
+        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+        raise ValueError(f"{where}: '{stage}' has no setting '{error.full_key}'; {hint}") from error
+    except (ValidationError, OmegaConfBaseException) as error:
+        raise ValueError(f"{where}: {error.full_key}: {str(error.msg).splitlines()[0]}") from error
+
+
+def _dotlist(overrides: list[str] | tuple[str, ...]) -> Any:
+    for override in overrides:
+        if "=" not in override:
+            raise ValueError(f"'{override}' is no setting; write key=value, such as steps=1000")
+    try:
+        return OmegaConf.from_dotlist(list(overrides))
+    except Exception as error:  # the YAML parser and the grammar of values raise errors of many kinds
+        raise ValueError(f"cannot read the settings {' '.join(overrides)}: {error}") from error
+
+
+def _sections(file: str | Path, stage: str) -> Any:
+    """What a file says about one stage, with the shared section under its name."""
+    path = find_config(file)
+    try:
+        content = OmegaConf.load(path)
+    except Exception as error:  # any parser error is the user's typing
+        raise ValueError(f"{path}: is not valid YAML: {error}") from error
+    known = [SHARED, *STAGES]
+    if not OmegaConf.is_dict(content) or set(content) - set(known):
+        names = sorted(set(content) - set(known)) if OmegaConf.is_dict(content) else "no mapping"
+        raise ValueError(f"{path}: unknown sections {names}; known are {', '.join(known)}")
+    shared = {SHARED: content[SHARED]} if SHARED in content else {}
+    return OmegaConf.merge(shared, content.get(stage) or {})
+
+
+def find_config(file: str | Path) -> Path:
+    """A YAML file by path, or a packaged one by name.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    packaged = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+    path = CONFIGS / f"{file}.yaml" if str(file) in packaged else Path(file)
+    if not path.is_file():
+        raise ValueError(f"--config {file}: no such file; give a YAML file or one of {', '.join(packaged)}")
+    return path
+
+
+# --- command line ---------
+
+
+def add_config_arguments(parser: argparse.ArgumentParser, stage: str, examples: str) -> None:
+    """``--config`` and ``key=value`` for a stage, and a help text with every setting and its default."""
+    parser.add_argument(
+        "--config", default="shapes", metavar="FILE", help="YAML file, or shapes or paper (default: shapes)"
+    )
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="settings, over those of the file; see below")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    lines = [f"  {name:<24} {about}" for name, about in _options(STAGES[stage])]
+    parser.epilog = examples + "\nsettings (with their defaults, over which the file goes):\n" + "\n".join(lines)
+
+
+def _options(config: type, prefix: str = "") -> list[tuple[str, str]]:
+    """(dotted name, description with default) of every setting."""
+    found = []
+    for f in fields(config):
+        default = f.default_factory() if callable(f.default_factory) else f.default
+        if is_dataclass(default):
+            found += _options(type(default), f"{prefix}{f.name}.")
+        else:
+            shown = "required" if default == MISSING else OmegaConf.create({"v": default})["v"]
+            found.append((prefix + f.name, f"{f.metadata['about']} [{'null' if shown is None else shown}]"))
+    return found

@@ -1,0 +1,195 @@
+"""``t2v-turbo distill``: records to a few-step student (Algorithm 2)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from ..core.checkpoints import load_unet, save_unet
+from ..core.config import FamilyConfig
+from ..core.distillation import Batch, ConsistencyDistillation
+from ..core.model import BASE_FILES, DTYPES, family_folder, resolve_family
+from ..core.schedule import NoiseSchedule
+from ..core.unet import UNet3D
+from .config import DistillConfig, add_config_arguments, load_config, save_config
+from .records import RecordReader, RecordSet, iterate_batches
+from .trainer import Follower, Trainer
+
+logger = logging.getLogger(__name__)
+
+STUDENT, SETTINGS = "student.safetensors", "config.yaml"
+# Settings without which the state of a run means something else: they cannot change when it is resumed.
+FIXED = ("model.family", "records", "motion", "target", "seed", "batch_size", "accumulate", "shuffle", "init")
+
+EXAMPLES = """\
+examples:
+  t2v-turbo distill records=records/ out=runs/student                  the embedded family, on a CPU in an hour
+  t2v-turbo distill records=records/short,records/dense out=runs/student steps=1000 lr=1e-4
+  t2v-turbo distill --config paper records=https://example.org/records out=runs/vc2
+  accelerate launch -m t2v_turbo.train distill --config paper records=… out=…      all GPUs, several machines
+  t2v-turbo generate "a red circle moves right" --student runs/student/student.safetensors
+
+Stopped at any moment, the same command goes on from the newest checkpoint, and ends with the same weights as a run
+without a stop. <out> holds student.safetensors (averaged weights, renewed at every checkpoint), stats.jsonl,
+tensorboard/ and checkpoints/.
+"""
+
+
+def register(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "distill",
+        help="training records to a few-step student",
+        description="Train a student by consistency distillation on records of `t2v-turbo preprocess` (Algorithm 2).",
+    )
+    add_config_arguments(parser, "distill", EXAMPLES)
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    config = load_config("distill", args.config, args.settings)
+    distill(config)
+    print(Path(config.out) / STUDENT)
+    return 0
+
+
+def distill(config: DistillConfig) -> UNet3D:
+    """Train (or resume) in ``config.out`` and return the student with averaged weights.
+
+    Raises:
+        ValueError: for a wrong setting, records that do not fit, or a run that was begun with other settings.
+    """
+    family, out = resolve_family(config.model.family), Path(config.out)
+    if config.model.device not in ("auto", "cpu"):
+        raise ValueError(f"model.device={config.model.device}: use auto or cpu; CUDA_VISIBLE_DEVICES chooses the card")
+    records = RecordSet(config.records)
+    check_records(records, family)
+    check_resumable(config, out)
+    student = build_student(config, family)
+    student.checkpointing = config.gradient_checkpointing
+    follower = Follower(copy_of(student), config.target_decay) if config.target == "ema" else None
+    losses = DistillLosses(config, records, follower)
+    trainer = Trainer(
+        config, student, losses, out, exporter(config, records, out), "distill", config.model.device == "cpu", follower
+    )
+    losses.attach(trainer)
+    if trainer.accelerator.is_main_process:
+        save_config(config, out / SETTINGS)
+    return trainer.run()
+
+
+def check_records(records: RecordSet, family: FamilyConfig) -> None:
+    """Refuse records of another family."""
+    if records.made_from["family"] != family.name:
+        raise ValueError(
+            f"the records are of model.family={records.made_from['family']}, the student is of {family.name}: "
+            "set model.family, or preprocess anew"
+        )
+
+
+def check_resumable(config: DistillConfig, out: Path) -> None:
+    """Refuse to go on with a run whose fixed settings were others; tell of other changes."""
+    path = out / SETTINGS
+    if not path.exists():
+        return
+    before, now = OmegaConf.load(path), OmegaConf.structured(config)
+    for name in FIXED:
+        old, new = OmegaConf.select(before, name), OmegaConf.select(now, name)
+        if old != new:
+            raise ValueError(f"out={out}: was begun with {name}={old}, not {new}; use that, or another folder")
+    changed = [key for key in now if key not in before or before[key] != now[key]]
+    if changed:
+        logger.warning("%s goes on with other settings than it was begun with: %s", out, ", ".join(changed))
+
+
+# --- the student ---------
+
+
+def build_student(config: DistillConfig, family: FamilyConfig) -> UNet3D:
+    """The student at the start: ``config.init``, or the teacher with inputs for the guidance strengths."""
+    folder = Path(config.model.folder) if config.model.folder else family_folder(family.name)
+    unet = load_unet(config.init or folder / BASE_FILES[family.name][0], family.unet)
+    if not unet.takes_guidance:
+        return student_from_teacher(unet, config.motion)
+    if unet.takes_motion != config.motion:
+        raise ValueError(f"init={config.init}: has motion={unet.takes_motion}, but motion={config.motion} was asked for")
+    return unet
+
+
+def student_from_teacher(teacher: UNet3D, motion: bool = False) -> UNet3D:
+    """The teacher with inputs for omega and, with ``motion``, for lambda, which at first change nothing.
+
+    The last projection on the way of the new inputs is zero, so that training starts from the teacher's function;
+    the authors start from a random one.
+    """
+    student = UNet3D(teacher.config.as_student(motion))
+    missing, unexpected = student.load_state_dict(teacher.state_dict(), strict=False)
+    assert not unexpected and all("_proj" in name for name in missing)
+    nn.init.zeros_((student.combine_proj if motion else student.guidance_proj).weight)
+    return student
+
+
+def copy_of(student: UNet3D) -> UNet3D:
+    copy = UNet3D(student.config)
+    copy.load_state_dict(student.state_dict())
+    return copy
+
+
+def exporter(config: DistillConfig, records: RecordSet, out: Path):
+    """Writes the student with what it was made from."""
+    about = {"records": json.dumps(records.made_from), "distill": json.dumps(asdict(config))}
+
+    def export(student: nn.Module, step: int) -> None:
+        save_unet(student, out / STUDENT, DTYPES[config.export_dtype], step=str(step), **about)
+
+    return export
+
+
+# --- the loss ---------
+
+
+class DistillLosses:
+    """One step's losses, on the records that belong to it."""
+
+    def __init__(self, config: DistillConfig, records: RecordSet, follower: Follower | None):
+        self.config, self.records, self.follower = config, records, follower
+        grid, fps = records.made_from["solver_steps"], records.made_from["fps"]
+        self.distillation = ConsistencyDistillation(NoiseSchedule(), grid, huber_c=config.huber_c, fps=fps)
+        self._batches: Iterator | None = None
+
+    def attach(self, trainer: Trainer) -> None:
+        """Learn the device and this process's share of the records."""
+        self.trainer, c, accelerator = trainer, self.config, trainer.accelerator
+        self.reader = RecordReader(
+            self.records, c.seed, accelerator.process_index, accelerator.num_processes, c.shuffle, c.cache_gb
+        )
+
+    def __call__(self, student: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        batch = self.next_batch(step)
+        omega = self.draw_omega(len(batch.z), generator)
+        with self.trainer.accelerator.autocast():
+            target = self.follower.network if self.follower else None
+            output = self.distillation(student, batch, omega, target)
+        return {"loss": output.loss, "cd": output.loss}
+
+    def next_batch(self, step: int) -> Batch:
+        """The next batch; the first call finds the place in the records that belongs to ``step``."""
+        c = self.config
+        if self._batches is None:
+            start = step * c.accumulate * c.batch_size
+            self._batches = iterate_batches(self.reader, c.batch_size, start, c.prefetch)
+        tensors, _ = next(self._batches)
+        device = self.trainer.device
+        return Batch(**{n: x.to(device).float() if x.is_floating_point() else x.to(device) for n, x in tensors.items()})
+
+    def draw_omega(self, count: int, generator: torch.Generator) -> Tensor:
+        """omega ~ U[omega_min, omega_max] per sample (B,), drawn afresh at every step."""
+        low, high = self.config.omega_min, self.config.omega_max
+        return (low + (high - low) * torch.rand(count, generator=generator)).to(self.trainer.device)

@@ -1,0 +1,265 @@
+"""``t2v-turbo preprocess``: videos and captions to records (Algorithm 1), so that training never runs the teacher."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from ..core.model import BASE_FILES, DTYPES, Model, family_folder, load, resolve_family
+from ..core.solver import DDIMSolver
+from .config import PreprocessConfig, add_config_arguments, load_config
+from .data import Clip, ClipDataset, DecodedClip, fingerprint, generator_for, list_clips
+from .generate import pick_device
+from .records import Record, ShardWriter, begin, finish, shard_path
+
+EXAMPLES = """\
+examples:
+  t2v-turbo preprocess videos=clips/ records=records/            clips/x.mp4 with its caption in clips/x.txt or x.json
+  t2v-turbo preprocess videos=clips/ records=records/ records_per_clip=4 limit=1000
+  t2v-turbo preprocess --config paper videos=webvid.csv video_column="{page_dir}/{videoid}.mp4" text_column=name \\
+      video_root=/data/webvid records=records/webvid
+  accelerate launch -m t2v_turbo.train preprocess --config paper …    one process per GPU, the shards are shared out
+  t2v-turbo preprocess --rank 2 --world-size 8 …                      the same by hand, on any machine
+
+Stopped at any moment, the same command goes on with the shards that are missing. A clip that cannot be used is named
+with the reason in <records>/skipped.jsonl.
+"""
+
+
+def register(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "preprocess",
+        help="videos and captions to training records",
+        description="Encode clips, noise them, ask the teacher, and write records in WebDataset shards (Algorithm 1).",
+    )
+    parser.add_argument("--rank", type=int, help="number of this process (default: the launcher's, else 0)")
+    parser.add_argument("--world-size", type=int, help="number of processes (default: the launcher's, else 1)")
+    add_config_arguments(parser, "preprocess", EXAMPLES)
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    config = load_config("preprocess", args.config, args.settings)
+    rank, world = share_of_work(args.rank, args.world_size)
+    summary = preprocess(config, rank, world)
+    print(
+        f"{config.records}: wrote {summary.records} records of {summary.clips} clips, skipped {summary.skipped} clips"
+        f" ({summary.evaluations / max(summary.records, 1):.3g} UNet evaluations per record)"
+    )
+    if summary.total is None:
+        print("shards of other processes are still missing; the last process to end completes the set")
+    else:
+        print("complete: {} records; {} clips skipped, see skipped.jsonl".format(*summary.total))
+    return 0
+
+
+@dataclass
+class Summary:
+    """What one call of ``preprocess`` did."""
+
+    records: int = 0
+    clips: int = 0
+    skipped: int = 0
+    evaluations: int = 0  # of the UNet, one per sample
+    total: tuple[int, int] | None = None  # records and skipped clips of the whole set; None = not complete yet
+
+
+def share_of_work(rank: int | None, world: int | None) -> tuple[int, int]:
+    """(rank, number of processes): as given, else the launcher's, else the only one.
+
+    Raises:
+        ValueError: if the rank is outside 0..world − 1.
+    """
+    rank = int(os.environ.get("RANK", 0)) if rank is None else rank
+    world = int(os.environ.get("WORLD_SIZE", 1)) if world is None else world
+    if not 0 <= rank < world:
+        raise ValueError(f"--rank {rank} is outside 0..{world - 1} for --world-size {world}")
+    return rank, world
+
+
+def preprocess(config: PreprocessConfig, rank: int = 0, world: int = 1) -> Summary:
+    """Write this rank's missing shards, and complete the set if they were the last.
+
+    Raises:
+        ValueError: for a wrong setting, or a folder of records that were made from something else.
+    """
+    clips, folder = list_clips(config), Path(config.records)
+    family = resolve_family(config.model.family)
+    size = (config.frames or family.frames, config.height or family.height, config.width or family.width)
+    begin(folder, made_from(config, clips, size, family.fps))
+    shards = -(-len(clips) // config.clips_per_shard)
+    missing = [i for i in range(rank, shards, world) if not shard_path(folder, i).exists()]
+    summary = Summary()
+    if missing:
+        write_shards(config, clips, missing, size, summary)
+    summary.total = finish(folder, shards)
+    if summary.total and not summary.total[0]:
+        raise ValueError(f"videos={config.videos}: none of its clips could be used; {folder}/skipped.jsonl tells why")
+    return summary
+
+
+def made_from(config: PreprocessConfig, clips: list[Clip], size: tuple[int, int, int], fps: int) -> dict:
+    """Everything that the records depend on, as JSON values."""
+    family = resolve_family(config.model.family)
+    folder = Path(config.model.folder) if config.model.folder else family_folder(family.name)
+    same = ("caption", "solver_steps", "records_per_clip", "clips_per_shard", "precision", "dtype", "seed")
+    return {
+        "family": family.name,
+        "weights": {name: file_hash(folder / name) for name in sorted(set(BASE_FILES[family.name]))},
+        "clips": len(clips),
+        "clips_hash": fingerprint(clips),
+        "fps": fps,
+        **dict(zip(("frames", "height", "width"), size)),
+        **{name: getattr(config, name) for name in same},
+    }
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, shortened; it is compared, not trusted."""
+    digest = hashlib.sha256()
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; give model.folder, or fetch it with `t2v-turbo download`")
+    with path.open("rb") as file:
+        while block := file.read(1 << 24):
+            digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def write_shards(
+    config: PreprocessConfig, clips: list[Clip], numbers: list[int], size: tuple[int, int, int], summary: Summary
+) -> None:
+    """Write the shards of these numbers; shard i holds the clips from i · clips_per_shard on."""
+    maker = RecordMaker(config, load_teacher(config))
+    per_shard = config.clips_per_shard
+    parts = {i: range(i * per_shard, min((i + 1) * per_shard, len(clips))) for i in numbers}
+    positions = [position for part in parts.values() for position in part]
+    dataset = ClipDataset(clips, config, maker.model.family.fps, size)
+    # One loader over all shards, so that decoding goes on while a shard is closed.
+    decoded = iter(DataLoader(dataset, batch_size=None, sampler=positions, num_workers=config.workers))
+    with tqdm(total=len(positions), desc="preprocess", unit="clip") as bar:
+        for number, part in parts.items():
+            with ShardWriter(Path(config.records), number) as writer:
+                for group in grouped(islice(decoded, len(part)), max(1, config.batch_size // config.records_per_clip)):
+                    write_group(maker, group, writer)
+                    bar.update(len(group))
+            summary.records += writer.records
+            summary.skipped += len(writer.skipped)
+            summary.clips += len(part) - len(writer.skipped)
+            bar.set_postfix(skipped=summary.skipped)
+    summary.evaluations = maker.evaluations
+
+
+def load_teacher(config: PreprocessConfig) -> Model:
+    device = pick_device(config.model.device)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return load(config.model.family, None, config.model.folder, device)
+
+
+def grouped(items: Iterator, size: int) -> Iterator[list]:
+    while group := list(islice(items, size)):
+        yield group
+
+
+def write_group(maker: RecordMaker, group: list[DecodedClip], writer: ShardWriter) -> None:
+    for clip in group:
+        if clip.problem:
+            writer.skip(clip.clip.name, clip.problem)
+    usable = [clip for clip in group if not clip.problem]
+    for record in maker(usable) if usable else []:
+        writer.write(record)
+
+
+class RecordMaker:
+    """Algorithm 1 on a few clips: noisy latents at a random grid point, and what the teacher says there.
+
+    Every random number depends on (seed, position of the clip, draw) alone, not on the batch a clip is in.
+
+    Attributes:
+        evaluations: of the UNet so far, one per sample.
+    """
+
+    def __init__(self, config: PreprocessConfig, model: Model):
+        self.config, self.model, self.solver = config, model, DDIMSolver(model.schedule, config.solver_steps)
+        self.dtype, self.evaluations = DTYPES[config.dtype], 0
+        with self._inference():
+            self.empty = self._stored(model.text.encode([""]))  # (1, L, D)
+
+    def __call__(self, clips: list[DecodedClip]) -> list[Record]:
+        with self._inference():
+            latents = torch.cat([self._encode(clip) for clip in clips])
+            context = self._stored(self.model.text.encode([clip.caption for clip in clips]))
+            draws = [(i, k) for i in range(len(clips)) for k in range(self.config.records_per_clip)]
+            records = []
+            for part in grouped(iter(draws), self.config.batch_size):
+                rows = [i for i, _ in part]
+                generators = [generator_for("draw", self.config.seed, clips[i].position, k) for i, k in part]
+                batch = self._sample(latents[rows], context[rows], generators)
+                records += [self._record(clips[i], k, batch, row) for row, (i, k) in enumerate(part)]
+        return records
+
+    def _encode(self, clip: DecodedClip) -> Tensor:
+        """A sample of the posterior, (1, C, F, h, w)."""
+        generator = generator_for("posterior", self.config.seed, clip.position)
+        return self.model.vae.encode(clip.frames[None].float() / 255, generator).float()
+
+    def _sample(self, x0: Tensor, context: Tensor, generators: list[torch.Generator]) -> dict[str, Tensor]:
+        """The record's tensors with a batch axis, as stored."""
+        index = torch.cat([torch.randint(len(self.solver), (1,), generator=g) for g in generators])  # (B,)
+        noise = torch.stack([torch.randn(x0.shape[1:], generator=g) for g in generators]).to(x0)
+        t = self.solver.timesteps[index]
+        # The teacher sees what will be stored, so that a record is consistent whatever its precision.
+        z = self._stored(self.model.schedule.add_noise(x0, noise, t))
+        cond = self._teacher(z, t, context)
+        uncond = self._teacher(z, t, self.empty.expand_as(context))
+        return {"z": z, "index": index, "cond": cond, "uncond": uncond, "context": context}
+
+    def _teacher(self, z: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        self.evaluations += len(z)
+        eps = self.model.unet(z.float(), t.to(z.device), context.float(), fps=self.model.family.fps)
+        return self._stored(eps)
+
+    def _record(self, clip: DecodedClip, draw: int, batch: dict[str, Tensor], row: int) -> Record:
+        about = {
+            "caption": clip.caption,
+            "kind": clip.kind,
+            "clip": clip.clip.name,
+            "use_motion_guide": clip.clip.use_motion_guide,
+            "index": int(batch["index"][row]),
+            "draw": draw,
+            "seed": self.config.seed,
+        }
+        tensors = {name: value[row].cpu() for name, value in batch.items()}
+        return Record(f"{clip.position:09d}-{draw:03d}", tensors, about)
+
+    def _stored(self, x: Tensor) -> Tensor:
+        return x.to(self.dtype)
+
+    def _inference(self) -> _Inference:
+        return _Inference(self.model.device.type, self.config.precision)
+
+
+class _Inference:
+    """No gradients, and autocast to the precision ("no", "bf16", "fp16")."""
+
+    def __init__(self, device: str, precision: str):
+        self.grad = torch.inference_mode()
+        self.cast = torch.autocast(device, DTYPES.get(precision), enabled=precision != "no")
+
+    def __enter__(self):
+        self.grad.__enter__()
+        self.cast.__enter__()
+
+    def __exit__(self, *error):
+        self.cast.__exit__(*error)
+        self.grad.__exit__(*error)

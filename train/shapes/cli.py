@@ -1,0 +1,119 @@
+"""``t2v-turbo shapes``: render, train and measure the embedded world."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from ...core.model import PACKAGED_WEIGHTS, load
+
+EXAMPLES = """\
+examples:
+  t2v-turbo shapes render clips/ --count 100 --style dense    mp4 files with captions
+  t2v-turbo shapes oracle                                     how often the oracle itself is right
+  t2v-turbo shapes table                                      teacher and student by number of steps
+  t2v-turbo shapes train teacher --steps 24000                one network's recipe; stop and start it at will
+"""
+
+
+def register(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "shapes",
+        help="render, train and measure the embedded world",
+        description='"Moving Shapes", the embedded world: coloured shapes that move, measured exactly by an oracle.',
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = parser.add_subparsers(dest="action", metavar="action", required=True)
+    _register_render(actions)
+    _register_oracle(actions)
+    _register_table(actions)
+    _register_train(actions)
+
+
+def _register_render(actions) -> None:
+    render = actions.add_parser("render", help="write clips as mp4 with captions")
+    render.add_argument("folder", type=Path, help="where the clips go; those that exist are kept")
+    render.add_argument("--count", type=int, default=100, help="number of clips (default: 100)")
+    render.add_argument("--seed", type=int, default=0)
+    render.add_argument("--style", choices=("short", "dense"), default="short", help="mixed quality, or clean and fast")
+    render.set_defaults(func=run_render)
+
+
+def _register_oracle(actions) -> None:
+    oracle = actions.add_parser("oracle", help="the oracle's own accuracy on rendered clips, clean and degraded")
+    oracle.add_argument("--count", type=int, default=500, help="clips per condition (default: 500)")
+    oracle.add_argument("--seed", type=int, default=0)
+    oracle.set_defaults(func=run_oracle)
+
+
+def _register_table(actions) -> None:
+    table = actions.add_parser("table", help="oracle scores of teacher and student by number of steps")
+    table.add_argument("--prompts", type=int, default=200, help="fixed prompts (default: 200)")
+    table.add_argument("--seed", type=int, default=0)
+    table.add_argument("--weights", type=Path, help="folder of the family's files (default: the packaged ones)")
+    table.add_argument("--student", default="default", help="student by name or checkpoint file")
+    table.add_argument("--steps", type=int, nargs="*", help="only rows with these numbers of steps")
+    table.add_argument("--only", choices=("teacher", "student"), help="only this model's rows")
+    table.add_argument("--guidance", type=float, help="guidance scale (default: the family's)")
+    table.add_argument("--out", type=Path, default=Path("runs/shapes/table.json"), help="scores; a stopped run goes on")
+    table.set_defaults(func=run_table)
+
+
+def _register_train(actions) -> None:
+    train = actions.add_parser("train", help="run the recipe of one network; resumes where it stopped")
+    train.add_argument("network", help="vae, text or teacher (in this order: the teacher needs the other two)")
+    train.add_argument("--folder", type=Path, help="run folder (default: runs/shapes/NETWORK)")
+    train.add_argument("--weights", type=Path, default=PACKAGED_WEIGHTS / "shapes", help="where the weights go")
+    train.add_argument("--steps", type=int, help="instead of the recipe's; raising it prolongs a run")
+    train.set_defaults(func=run_train)
+
+
+def run_render(args: argparse.Namespace) -> None:
+    from .world import write_dataset
+
+    print(write_dataset(args.folder, args.count, args.seed, args.style))
+
+
+def run_oracle(args: argparse.Namespace) -> None:
+    from .oracle import accuracy
+
+    conditions = {
+        "clean, dense": {"style": "dense"},
+        "clean, short": {"style": "short"},
+        "noise 0.02": {"noise": 0.02},
+        "noise 0.05": {"noise": 0.05},
+        "noise 0.1": {"noise": 0.1},
+        "blur 1 px": {"blur": 1.0},
+        "short, as degraded": {"style": "short", "degraded": True},
+    }
+    columns = ("color", "shape", "direction", "speed")
+    print("| condition | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
+    for name, condition in conditions.items():
+        rates = accuracy(args.count, args.seed, **condition)
+        print(f"| {name} | " + " | ".join(f"{100 * rates[column]:.1f}" for column in columns) + " |", flush=True)
+
+
+def run_table(args: argparse.Namespace) -> None:
+    from dataclasses import replace
+
+    from .evaluate import TABLE, evaluate_table, markdown_table
+
+    settings = [
+        replace(setting, guidance=args.guidance)
+        for setting in TABLE
+        if (not args.steps or setting.steps in args.steps)
+        and (args.only is None or setting.student == (args.only == "student"))
+    ]
+    needed = {setting.student for setting in settings}
+    models = {student: load("shapes", args.student if student else None, args.weights) for student in needed}
+    rows = evaluate_table(models, settings, args.out, args.prompts, args.seed)
+    print(markdown_table(rows))
+    print(json.dumps({"scores": str(args.out), "prompts": args.prompts, "seed": args.seed}))
+
+
+def run_train(args: argparse.Namespace) -> None:
+    from .recipes import train
+
+    train(args.network, args.folder or Path("runs/shapes") / args.network, args.weights, args.steps)
