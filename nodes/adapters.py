@@ -167,7 +167,7 @@ class FrameVAE:
         tile = min(model.tile_latent_min_size, max(cells)) ** 2 if model.use_tiling else cells[0] * cells[1]
         # A decoder's peak lies at full size, where about eight activations of the second level's width are alive.
         elements = 8 * config.channels[min(1, len(config.channels) - 1)] * tile * self.downscale_ratio**2
-        frame = elements * self.patcher.model_dtype().itemsize
+        frame = elements * self.vae.dtype.itemsize
         host().load(self.patcher, frame)
         return max(1, min(16, host().free_memory(self.patcher.load_device) // frame))
 

@@ -132,8 +132,10 @@ class ComfyHost:
 
     def patcher(self, module: nn.Module, kind: str, precision: str):
         """A ModelPatcher, by which ComfyUI moves a network between devices; ``kind`` is "unet", "vae" or "text"."""
-        load_device, offload_device = self._devices(kind)
-        return patcher_class()(module.to(self._dtype(kind, load_device, precision)), load_device, offload_device)
+        from torch import nn
+
+        # ComfyUI writes attributes such as ``device`` to what it moves, which our networks compute: so, into a shell.
+        return self._patcher(nn.ModuleDict({"network": module}), kind, precision)
 
     def video_model(self, network: FramesAsBatch, precision: str):
         """A native MODEL: ComfyUI's epsilon model with Stable Diffusion's schedule around our network."""
@@ -147,7 +149,7 @@ class ComfyHost:
         config.latent_format = comfy.latent_formats.SD15(network.latent_scale)
         model = comfy.model_base.BaseModel(config, model_type=comfy.model_base.ModelType.EPS)
         model.diffusion_model = network
-        return self.patcher(model.eval(), "unet", precision)
+        return self._patcher(model.eval(), "unet", precision)
 
     def load(self, patcher, memory: float = 0) -> None:
         """Bring a network to its device, with ``memory`` bytes left for its work."""
@@ -197,6 +199,10 @@ class ComfyHost:
 
         self.model_folders()
         return Path(folder_paths.get_full_path_or_raise(FOLDER, name))
+
+    def _patcher(self, model: nn.Module, kind: str, precision: str):
+        load_device, offload_device = self._devices(kind)
+        return patcher_class()(model.to(self._dtype(kind, load_device, precision)), load_device, offload_device)
 
     def _devices(self, kind: str) -> tuple[torch.device, torch.device]:
         import comfy.model_management as management

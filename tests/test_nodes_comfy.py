@@ -261,7 +261,8 @@ def compare_ddim(run, pack):
     import comfy.samplers
     import torch
 
-    core = {name: importlib.import_module(f"{pack.__name__}.core.{name}") for name in ("solver", "guidance", "schedule")}
+    names = ("solver", "guidance", "schedule")
+    core = {name: importlib.import_module(f"{pack.__name__}.core.{name}") for name in names}
     model, clip, _ = run("T2VTurboLoader", model="shapes teacher (embedded)", precision="auto")
     positive, negative = encode(clip, "a red circle"), encode(clip, "")
     schedule = core["schedule"].NoiseSchedule()
@@ -302,7 +303,8 @@ def image_model():
         {
             "in_channels": 4, "out_channels": 4, "model_channels": 32, "channel_mult": [1], "num_res_blocks": [1],
             "context_dim": 64, "num_heads": 2, "transformer_depth": [1], "transformer_depth_output": [1, 1],
-            "transformer_depth_middle": 1, "use_spatial_transformer": True, "image_size": 8, "use_linear_in_transformer": False,
+            "transformer_depth_middle": 1, "use_spatial_transformer": True, "image_size": 8,
+            "use_linear_in_transformer": False,
         }
     )
     return comfy.model_patcher.ModelPatcher(config.get_model({}), torch.device("cpu"), torch.device("cpu"))

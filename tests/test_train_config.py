@@ -4,7 +4,6 @@ import argparse
 from dataclasses import fields
 
 import pytest
-
 from t2v_turbo.train import config, distill, preprocess
 from t2v_turbo.train.config import DistillConfig, PreprocessConfig, TrainerConfig, load_config
 
@@ -21,7 +20,9 @@ def test_the_command_line_goes_over_the_file_and_the_file_over_the_defaults(tmp_
     assert load_config("preprocess", file, ["videos=v", "records=r"]).seed == 5
 
 
-@pytest.mark.parametrize("name, family, lr, batch", [("paper", "videocrafter2", 1e-5, 3), ("shapes", "shapes", None, 32)])
+@pytest.mark.parametrize(
+    "name, family, lr, batch", [("paper", "videocrafter2", 1e-5, 3), ("shapes", "shapes", None, 32)]
+)
 def test_packaged_files_fit_their_stages(name, family, lr, batch):
     read = load_config("distill", name, GIVEN)
     assert read.model.family == family and read.batch_size == batch and lr in (None, read.lr)
@@ -87,7 +88,9 @@ def test_settings_survive_a_file(tmp_path):
     assert load_config("distill", tmp_path / "again.yaml") == read
 
 
-@pytest.mark.parametrize("stage, module, cls", [("distill", distill, DistillConfig), ("preprocess", preprocess, PreprocessConfig)])
+@pytest.mark.parametrize(
+    "stage, module, cls", [("distill", distill, DistillConfig), ("preprocess", preprocess, PreprocessConfig)]
+)
 def test_help_tells_every_setting(stage, module, cls):
     parser = argparse.ArgumentParser()
     module.register(parser.add_subparsers())

@@ -12,7 +12,6 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-
 from t2v_turbo.core.checkpoints import load_unet
 from t2v_turbo.core.config import SHAPES
 from t2v_turbo.core.distillation import Batch, ConsistencyDistillation
@@ -22,7 +21,7 @@ from t2v_turbo.train import cli, distill
 from t2v_turbo.train.config import load_config
 from t2v_turbo.train.records import RecordReader, RecordSet, iterate_batches
 from t2v_turbo.train.shapes.world import write_dataset
-from t2v_turbo.train.trainer import Follower, newest_checkpoint, read_stats
+from t2v_turbo.train.trainer import Follower, newest_checkpoint, read_stats, step_generator
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +63,8 @@ def test_records_to_a_student_that_samples(records, random_shapes, tmp_path, cap
         about = file.metadata()
     assert about["step"] == "3" and json.loads(about["records"])["solver_steps"] == 200
     assert json.loads(about["distill"])["omega_max"] == 15
-    assert [set(line) >= {"loss", "cd", "grad_norm", "lr", "seconds_per_step"} for line in read_stats(out)] == [True] * 3
+    lines = read_stats(out)
+    assert len(lines) == 3 and all({"loss", "cd", "grad_norm", "lr", "seconds_per_step"} <= set(line) for line in lines)
     assert list((out / "tensorboard").iterdir())
     model = load("shapes", out / "student.safetensors", random_shapes)
     assert model.unet.takes_guidance and not model.unet.takes_motion
@@ -96,8 +96,6 @@ def test_the_first_loss_is_the_cores_on_the_first_records(config, random_shapes,
     student = distill.build_student(config, SHAPES)
     losses = distill.DistillLosses(config, RecordSet(str(records)), None)
     losses.trainer = type("T", (), {"device": torch.device("cpu")})
-    from t2v_turbo.train.trainer import step_generator
-
     generator = step_generator(config.seed, 0, 0)
     torch.randint(2**62, (1,), generator=generator)
     omega = losses.draw_omega(4, generator)
@@ -221,7 +219,8 @@ def test_two_processes_train_one_student(config, tmp_path):
     settings = [f"records={config.records}", f"model.folder={config.model.folder}", "model.device=cpu", "batch_size=2",
                 "warmup=0", "log_every=1", "steps=2"]  # fmt: skip
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--multi_cpu", "--num_processes", "2",
-              "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
+              "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+              "--main_process_port", "0"]  # fmt: skip
     done = subprocess.run(
         [*launch, str(script), "distill", *settings, f"out={tmp_path}/two"],
         env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,

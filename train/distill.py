@@ -119,7 +119,7 @@ def build_student(config: DistillConfig, family: FamilyConfig) -> UNet3D:
     if not unet.takes_guidance:
         return student_from_teacher(unet, config.motion)
     if unet.takes_motion != config.motion:
-        raise ValueError(f"init={config.init}: has motion={unet.takes_motion}, but motion={config.motion} was asked for")
+        raise ValueError(f"init={config.init}: has motion={unet.takes_motion}; motion={config.motion} was asked for")
     return unet
 
 

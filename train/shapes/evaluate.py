@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 
@@ -39,28 +40,35 @@ TABLE = [Setting(False, steps) for steps in (50, 16, 8, 4)] + [Setting(True, ste
 
 
 def sample_clips(
-    model: Model, prompts: list[str], steps: int, guidance: float | None = None, seed: int = 0, batch: int = 20
-) -> Iterable:
+    model: Model,
+    prompts: list[str],
+    steps: int,
+    guidance: float | None = None,
+    seed: int = 0,
+    batch: int = 25,
+    title: str = "sampling",
+) -> Iterator[np.ndarray]:
     """Frames uint8 (F, H, W, 3) per prompt, in order; clip i depends on (seed, i) alone, not on the batching."""
-    for start in range(0, len(prompts), batch):
-        part = prompts[start : start + batch]
-        generators = [torch.Generator().manual_seed(seed * 1_000_003 + start + i) for i in range(len(part))]
-        noise = model.noise(len(part), generators)
-        latents = model.sample(part, noise, steps, guidance, generators)
-        for frames in model.decode(latents, chunk=64):
-            yield to_uint8(frames)
+    with tqdm(total=len(prompts) * steps, desc=title, unit="step") as bar:
+        for start in range(0, len(prompts), batch):
+            part = prompts[start : start + batch]
+            generators = [torch.Generator().manual_seed(seed * 1_000_003 + start + i) for i in range(len(part))]
+            noise = model.noise(len(part), generators)
+            count = len(part)
+            latents = model.sample(
+                part, noise, steps, guidance, generators, callback=lambda _, count=count: bar.update(count)
+            )
+            for frames in model.decode(latents, chunk=64):
+                yield to_uint8(frames)
 
 
 def evaluate(model: Model, setting: Setting, prompts: int = 200, seed: int = 0) -> dict[str, float]:
     """Mean oracle scores of a model over the fixed prompts (0..1), with the seconds it took."""
     pairs = evaluation_prompts(prompts)
     started = time.perf_counter()
-    clips = sample_clips(model, [prompt for prompt, _ in pairs], setting.steps, setting.guidance, seed)
     title = f"{setting.name}, {setting.steps} steps"
-    scores = [
-        score(clip, expected)
-        for clip, (_, expected) in tqdm(zip(clips, pairs), total=len(pairs), desc=title, unit="clip", leave=False)
-    ]
+    clips = sample_clips(model, [prompt for prompt, _ in pairs], setting.steps, setting.guidance, seed, title=title)
+    scores = [score(clip, expected) for clip, (_, expected) in zip(clips, pairs)]
     seconds = (time.perf_counter() - started) / len(pairs)
     return summarize(scores) | {"seconds_per_clip": round(seconds, 3)}
 
