@@ -8,8 +8,9 @@ import subprocess
 import sys
 
 import pytest
-import t2v_turbo
 from conftest import ROOT
+
+import t2v_turbo
 
 NODES = t2v_turbo.NODE_CLASS_MAPPINGS
 PRESETS = sorted((ROOT / "workflows").glob("*.json"))

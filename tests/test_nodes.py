@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 import pytest
-import t2v_turbo
 import torch
 from conftest import ROOT, randomize
+
+import t2v_turbo
 from t2v_turbo.core import checkpoints
 from t2v_turbo.core import model as core_model
 from t2v_turbo.core.config import SHAPES

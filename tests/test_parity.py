@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+
 from t2v_turbo.core import consistency, guidance, layers
 from t2v_turbo.core.config import (
     VIDEOCRAFTER2,

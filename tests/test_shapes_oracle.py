@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
+
 from t2v_turbo.train.shapes import oracle, world
 
 SCENE = world.Scene("circle", "red", "right", 2.5, radius=9, x=20, y=32)

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+
 from t2v_turbo.train.shapes import captions, world
 
 SCENE = world.Scene("circle", "red", "right", 2.5, radius=9, x=20, y=32)

@@ -4,6 +4,7 @@ import argparse
 from dataclasses import fields
 
 import pytest
+
 from t2v_turbo.train import config, distill, preprocess
 from t2v_turbo.train.config import DistillConfig, PreprocessConfig, TrainerConfig, load_config
 

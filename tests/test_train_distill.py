@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+
 from t2v_turbo.core.checkpoints import load_unet
 from t2v_turbo.core.config import SHAPES
 from t2v_turbo.core.distillation import Batch, ConsistencyDistillation

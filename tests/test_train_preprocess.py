@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 import torch
+
 from t2v_turbo.core.model import load
 from t2v_turbo.core.schedule import NoiseSchedule
 from t2v_turbo.core.solver import DDIMSolver

@@ -7,6 +7,7 @@ from itertools import islice, pairwise
 
 import pytest
 import torch
+
 from t2v_turbo.train import records as R
 
 MADE = {"family": "shapes", "weights": {}, "solver_steps": 200, "fps": 8, "seed": 0}

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ...core.checkpoints import save_tensors
 from ...core.config import UNetConfig
 from ...core.schedule import TRAIN_TIMESTEPS, NoiseSchedule, expand
 from ...core.text import TextEncoder
@@ -48,13 +47,10 @@ def cached_latents(vae: VideoVAE, text: TextEncoder, clips: int, seed: int, path
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             encoded = vae.encode(frames.permute(0, 1, 4, 2, 3).float() / 255, generator, chunk=256)
         latents.append(encoded.half())
-        captions += [text for clip in batch for text in (clip.short_caption, clip.dense_caption)]
+        captions += [caption for clip in batch for caption in (clip.short_caption, clip.dense_caption)]
     tokens = text.tokenize(captions).unflatten(0, (-1, 2)).short()
     data = {"latents": torch.cat(latents), "tokens": tokens}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    save_file(data, partial, metadata={"made_from": made_from})
-    os.replace(partial, path)
+    save_tensors(data, path, {"made_from": made_from})
     return data
 
 

@@ -1,0 +1,161 @@
+"""``t2v-turbo download``: the published checkpoints from the hub, resumed and verified."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import logging
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import get_hf_file_metadata, hf_hub_url
+from tqdm.auto import tqdm
+
+from ..core.checkpoints import CheckpointError, read_state, select
+from ..core.model import BASE_FILES, STUDENT_FILES, models_folder
+
+logger = logging.getLogger(__name__)
+
+SHA256_DIGITS = 64
+HTTP_PARTIAL = 206
+
+
+@dataclass(frozen=True)
+class Published:
+    """A checkpoint on the hub."""
+
+    repository: str
+    file: str
+    about: str
+
+
+FILES = {
+    "teacher": Published(
+        "VideoCrafter/VideoCrafter2", BASE_FILES["videocrafter2"][0], "VideoCrafter2 with autoencoder and text, 7.4 GB"
+    ),
+    "mg": Published(
+        "jiachenli-ucsb/T2V-Turbo-v2", STUDENT_FILES["videocrafter2"]["mg"], "student with motion guidance, 5.7 GB"
+    ),
+    "no-mg": Published(
+        "jiachenli-ucsb/T2V-Turbo-v2-no-MG", STUDENT_FILES["videocrafter2"]["no-mg"], "student without it, 5.7 GB"
+    ),
+}
+USUAL = ("teacher", "mg")
+
+EXAMPLES = """\
+examples:
+  t2v-turbo download                      teacher and student with motion guidance, 13 GB
+  t2v-turbo download teacher no-mg        these two
+  t2v-turbo download mg --folder models/  somewhere else; then give --checkpoints models/ to `generate`
+
+files:
+""" + "\n".join(f"  {name:<8} {file.repository} {file.file}: {file.about}" for name, file in FILES.items())
+
+
+class DownloadError(OSError):
+    """A file that did not arrive or arrived damaged; the message says what to do."""
+
+
+def register(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "download",
+        help="fetch the published checkpoints",
+        description="Fetch the published checkpoints. A stopped download goes on where it was; what arrives is "
+        "compared with the hub's check sum and opened once.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("files", nargs="*", default=list(USUAL), metavar="FILE", help=f"any of {', '.join(FILES)}")
+    parser.add_argument("--folder", type=Path, help=f"default: {models_folder() / 'videocrafter2'}")
+    parser.add_argument("--endpoint", help="address of a mirror of the hub (default: the hub, or HF_ENDPOINT)")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    unknown = [name for name in args.files if name not in FILES]
+    if unknown:
+        raise ValueError(f"unknown file {', '.join(unknown)}; there are {', '.join(FILES)}")
+    folder = args.folder or models_folder() / "videocrafter2"
+    for name in args.files:
+        print(download(FILES[name], folder, args.endpoint))
+    return 0
+
+
+def download(published: Published, folder: Path, endpoint: str | None = None) -> Path:
+    """Fetch one file into ``folder`` unless it is there, whole; returns its path.
+
+    Raises:
+        DownloadError: if the hub cannot be reached, or what arrived differs from what the hub promised.
+    """
+    url = hf_hub_url(published.repository, published.file, endpoint=endpoint)
+    path = folder / published.file
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        promised = get_hf_file_metadata(url, endpoint=endpoint)
+        if path.exists() and path.stat().st_size == promised.size:
+            return path
+        # The check sum in the name keeps the halves of two versions apart.
+        partial = folder / f".{published.file}.{promised.etag[:16]}.part{path.suffix}"
+        fetch_rest(url, partial, promised.size)
+    except Exception as error:  # of whatever HTTP library the hub's client is built on
+        raise DownloadError(
+            f"{published.repository}/{published.file}: cannot be fetched ({_first_line(error)}); check the network and "
+            "run the same command again: what has arrived is kept"
+        ) from error
+    verify(partial, path.name, promised.size, promised.etag)
+    return partial.rename(path)
+
+
+def fetch_rest(url: str, partial: Path, size: int) -> None:
+    """Append to ``partial`` what is missing of ``size`` bytes; the hub's own client would begin anew."""
+    have = partial.stat().st_size if partial.exists() else 0
+    if have == size:
+        return
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-", "User-Agent": "t2v-turbo"})
+    bar = tqdm(total=size, initial=have, unit="B", unit_scale=True, desc=url.rpartition("/")[2])
+    with urllib.request.urlopen(request, timeout=60) as response, partial.open("ab") as file, bar:
+        if response.status != HTTP_PARTIAL:  # a server that ignores the range sends the whole file
+            file.truncate(0)
+        while block := response.read(1 << 20):
+            file.write(block)
+            bar.update(len(block))
+    if partial.stat().st_size < size:
+        raise OSError(f"the connection broke after {partial.stat().st_size} of {size} bytes")
+
+
+def verify(path: Path, name: str, size: int, check_sum: str) -> None:
+    """Compare a file with the hub's size and SHA-256, then open it; a file that fails is removed.
+
+    Raises:
+        DownloadError: if it differs or cannot be opened.
+    """
+    problem = None
+    if path.stat().st_size != size:
+        problem = f"has {path.stat().st_size} bytes instead of {size}"
+    elif len(check_sum) == SHA256_DIGITS and sha256(path) != check_sum:
+        problem = "differs from the hub's check sum"
+    else:
+        try:
+            select(read_state(path)[0], "unet", path)
+        except CheckpointError as error:
+            problem = f"cannot be used ({error})"
+    if problem:
+        path.unlink()
+        raise DownloadError(f"{name}: {problem}; it was removed: run the same command again")
+
+
+def sha256(path: Path) -> str:
+    """Check sum of a file, with a progress bar: the files are large."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file, tqdm(
+        total=path.stat().st_size, unit="B", unit_scale=True, desc=f"verify {path.name}", leave=False
+    ) as bar:
+        while block := file.read(1 << 24):
+            digest.update(block)
+            bar.update(len(block))
+    return digest.hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200]
