@@ -143,10 +143,15 @@ class ComfyHost:
         import comfy.model_base
         import comfy.supported_models_base
 
+        from ..core.config import VAEConfig
+
         # The switch keeps ComfyUI from building a UNet of its own; the other entries are what nodes ask a MODEL for.
         about = {"disable_unet_model_creation": True, "in_channels": network.unet.config.in_channels}
         config = comfy.supported_models_base.BASE(about)
         config.latent_format = comfy.latent_formats.SD15(network.latent_scale)
+        if network.latent_scale != VAEConfig().scale_factor:
+            # Another latent space than Stable Diffusion's, whose preview colours would be wrong: no preview then.
+            config.latent_format.latent_rgb_factors = config.latent_format.taesd_decoder_name = None
         model = comfy.model_base.BaseModel(config, model_type=comfy.model_base.ModelType.EPS)
         model.diffusion_model = network
         return self._patcher(model.eval(), "unet", precision)

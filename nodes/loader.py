@@ -55,10 +55,14 @@ class T2VTurboLoader:
         return model if model in EMBEDDED else host().model_path(model).stat().st_mtime
 
     def execute(self, model, precision):
+        import torch
+
         from .adapters import native_parts
         from .model_files import load_model
 
-        return native_parts(load_model(model), precision)
+        # Weights made or converted in inference mode could never take part in a gradient, which motion guidance needs.
+        with torch.inference_mode(False):
+            return native_parts(load_model(model), precision)
 
 
 def list_models() -> list[str]:

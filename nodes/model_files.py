@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 
 from ..core.config import FAMILIES, VIDEOCRAFTER2, FamilyConfig
@@ -20,16 +19,13 @@ def load_model(name: str) -> Model:
     Raises:
         ValueError: if the model's other files are missing; ``CheckpointError`` for a file that is none of a model.
     """
-    # Weights made in inference mode could never take part in a gradient, which motion guidance needs.
-    with torch.inference_mode(False):
-        if name in EMBEDDED:
-            return load("shapes", EMBEDDED[name])
-        path = host().model_path(name)
-        family = family_of(path)
-        teacher_file = BASE_FILES[family.name][0]
-        if path.name == teacher_file:
-            return load(family, None, path.parent)
-        return load(family, path, base_folder(family, path))
+    if name in EMBEDDED:
+        return load("shapes", EMBEDDED[name])
+    path = host().model_path(name)
+    family = family_of(path)
+    if path.name == BASE_FILES[family.name][0]:
+        return load(family, None, path.parent)
+    return load(family, path, base_folder(family, path))
 
 
 def family_of(path: Path) -> FamilyConfig:

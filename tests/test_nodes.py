@@ -1,6 +1,7 @@
 """The nodes as plain classes, under inference mode as ComfyUI runs them, on random weights of the embedded sizes."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from t2v_turbo.core.schedule import NoiseSchedule, sampling_timesteps
 from t2v_turbo.core.unet import UNet3D
 from t2v_turbo.core.video import read_metadata, read_video
 from t2v_turbo.nodes import headless, model_files
-from t2v_turbo.nodes.adapters import SETTINGS, crop_to_multiple
+from t2v_turbo.nodes.adapters import SETTINGS, crop_to_multiple, native_parts
 from t2v_turbo.nodes.comfy_host import host
 
 PROMPT = "a red circle moves right"
@@ -92,6 +93,19 @@ def test_fps_0_is_the_models_own():
     model, clip, _ = load()
     own = sample(model, clip, fps=SHAPES.fps_condition)["samples"]
     assert torch.equal(sample(model, clip, fps=0)["samples"], own)
+
+
+def test_the_scale_is_the_loaded_vaes(random_shapes):
+    core = core_model.load("shapes", folder=random_shapes)
+    usual = sample(*native_parts(core, "fp32")[:2])["samples"]
+    core.vae.config = replace(core.vae.config, scale_factor=2 * SHAPES.vae.scale_factor)
+    model, clip, vae = native_parts(core, "fp32")
+    halved = sample(model, clip)["samples"]
+    torch.testing.assert_close(halved, usual / 2)
+    # Unscaled latents mean the same pixels, whatever the scale.
+    images = load()[2].decode(usual)
+    torch.testing.assert_close(vae.decode(usual), images)
+    torch.testing.assert_close(vae.encode(images), load()[2].encode(images))
 
 
 @pytest.mark.parametrize(("frames", "width", "height"), [(1, 64, 64), (5, 48, 72)])
@@ -189,11 +203,12 @@ def test_sigmas_descend_to_zero_and_belong_to_the_200_step_grid():
     assert sigmas.shape == (5,) and sigmas[-1] == 0 and (sigmas.diff() < 0).all()
 
 
-def test_weights_can_take_part_in_a_gradient_though_loaded_in_inference_mode():
-    model, clip, _ = load()
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_weights_can_take_part_in_a_gradient_though_loaded_in_inference_mode(precision):
+    model, clip, vae = load(precision=precision)
     unet = model.get_model_object("diffusion_model").unet
-    assert not any(parameter.is_inference() for parameter in unet.parameters())
-    context = encode(clip)[0][0].clone()
+    assert not any(weight.is_inference() for part in (unet, clip.text, vae.vae) for weight in part.parameters())
+    context = encode(clip)[0][0]
     with torch.inference_mode(False), torch.enable_grad():
         x = torch.randn(1, 4, 8, 8, 8, requires_grad=True)
         unet(x, torch.tensor([499]), context.clone(), omega=torch.tensor([6.5])).sum().backward()

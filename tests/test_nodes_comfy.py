@@ -163,7 +163,10 @@ def test_a_teacher_in_our_sampler_gets_a_clear_error(server):
 def test_native_samplers_and_nodes_agree_with_ours(base):
     """See ``compare``, which runs inside ComfyUI's Python."""
     result = subprocess.run(
-        [PYTHON, str(Path(__file__).resolve()), str(base / "custom_nodes" / PACK)], capture_output=True, text=True, cwd=COMFYUI
+        [PYTHON, str(Path(__file__).resolve()), str(base / "custom_nodes" / PACK)],
+        capture_output=True,
+        text=True,
+        cwd=COMFYUI,
     )
     assert result.returncode == 0, result.stderr[-3000:]
     found = json.loads(result.stdout.splitlines()[-1])

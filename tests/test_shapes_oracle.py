@@ -152,9 +152,13 @@ def test_the_largest_component_wins_and_touching_runs_are_one():
     assert not kept[2].any()
 
 
-def test_equal_components_are_not_merged():
-    mask = np.array([[[1, 1, 0, 1, 1]]], bool)
-    assert oracle._largest_component(mask).sum() == 2
+@pytest.mark.parametrize("rows", [
+    [[1, 1, 0, 1, 1]],
+    [[1, 1, 0, 0], [0, 0, 1, 1]],  # a corner in common is not enough
+    [[0, 0, 1, 1], [1, 1, 0, 0]],
+])
+def test_equal_components_are_not_merged(rows):
+    assert oracle._largest_component(np.array([rows], bool)).sum() == 2
 
 
 def test_numpy_torch_bytes_and_floats_agree():

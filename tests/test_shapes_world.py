@@ -172,6 +172,7 @@ def test_evaluation_prompts_are_fixed_balanced_and_say_what_they_expect():
         assert set(Counter(facts[attribute] for _, facts in prompts).values()) == {share}
     assert len({tuple(f[k] for k in ("color", "shape", "direction")) for _, f in prompts}) == 96
     assert all(captions.parse_prompt(prompt) == facts for prompt, facts in prompts)
+    assert set(Counter(facts["direction"] for _, facts in captions.evaluation_prompts(24)).values()) == {6}
     assert len(captions.evaluation_prompts(7)) == 7
 
 

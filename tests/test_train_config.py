@@ -75,6 +75,13 @@ def test_a_mistake_in_a_file_names_the_file(tmp_path, text, told):
     assert told in str(error.value) and "mine.yaml" in str(error.value)
 
 
+def test_a_bare_no_is_no_and_not_false(tmp_path):
+    (tmp_path / "mine.yaml").write_text("distill: {precision: no}\n")
+    assert load_config("distill", tmp_path / "mine.yaml", GIVEN).precision == "no"
+    assert load_config("distill", None, [*GIVEN, "precision=no"]).precision == "no"
+    assert load_config("distill", None, [*GIVEN, "ema_decay=no", "precision=bf16"]).precision == "bf16"
+
+
 def test_an_unknown_file_lists_the_packaged_ones():
     with pytest.raises(ValueError, match="paper, shapes"):
         load_config("distill", "papr", GIVEN)

@@ -22,7 +22,7 @@ from t2v_turbo.train import cli, distill
 from t2v_turbo.train.config import load_config
 from t2v_turbo.train.records import RecordReader, RecordSet, iterate_batches
 from t2v_turbo.train.shapes.world import write_dataset
-from t2v_turbo.train.trainer import Follower, newest_checkpoint, read_stats, step_generator
+from t2v_turbo.train.trainer import DivergedError, Follower, newest_checkpoint, read_stats, step_generator
 
 
 @pytest.fixture(scope="module")
@@ -107,9 +107,9 @@ def test_the_first_loss_is_the_cores_on_the_first_records(config, random_shapes,
 
 
 def test_the_loss_falls(config):
-    distill.distill(replace(config, steps=60, lr=1e-3, save_every=60, omega_max=5.0))
+    distill.distill(replace(config, steps=24, lr=1e-3, save_every=24, omega_max=5.0))
     losses = [line["loss"] for line in read_stats(config.out)]
-    assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
+    assert sum(losses[-8:]) < 0.7 * sum(losses[:8])
 
 
 # --- resuming ----------
@@ -198,7 +198,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(config, capsys, settings, told):
 
 
 def test_a_loss_that_is_not_finite_stops_before_it_is_saved(config):
-    with pytest.raises(FloatingPointError, match="lower lr"):
+    with pytest.raises(DivergedError, match="lower lr"):
         distill.distill(replace(config, lr=1e30, max_grad_norm=None, warmup=0))
     assert newest_checkpoint(Path(config.out)) is None or "step-000003" in str(newest_checkpoint(Path(config.out)))
 
@@ -219,9 +219,8 @@ def test_two_processes_train_one_student(config, tmp_path):
     script.write_text(LAUNCHED.format(tests=str(Path(__file__).parent)))
     settings = [f"records={config.records}", f"model.folder={config.model.folder}", "model.device=cpu", "batch_size=2",
                 "warmup=0", "log_every=1", "steps=2"]  # fmt: skip
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--multi_cpu", "--num_processes", "2",
-              "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
-              "--main_process_port", "0"]  # fmt: skip
+    # What `accelerate launch` runs on GPUs; on CPUs it would want MPI.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
         [*launch, str(script), "distill", *settings, f"out={tmp_path}/two"],
         env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
@@ -230,3 +229,8 @@ def test_two_processes_train_one_student(config, tmp_path):
     progress = json.loads((newest_checkpoint(tmp_path / "two") / "progress.json").read_text())
     assert progress["processes"] == 2
     assert load_unet(tmp_path / "two" / "student.safetensors", SHAPES.unet).takes_guidance
+    # The gradient is the mean over both processes' records, so it is not what the first would have seen alone.
+    alone = replace(config, steps=1, batch_size=2, warmup=0, out=str(tmp_path / "alone"))
+    distill.distill(alone)
+    two, one = read_stats(tmp_path / "two")[0], read_stats(tmp_path / "alone")[0]
+    assert abs(two["grad_norm"] - one["grad_norm"]) > 1e-3

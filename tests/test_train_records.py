@@ -89,6 +89,12 @@ def test_ranks_share_an_epoch_without_overlap(folder):
     assert Counter(indices(readers[0].stream(), 60)) != Counter(indices(readers[1].stream(), 60))
 
 
+def test_a_launched_process_reads_whole_shards(folder, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert len(list(R.read_shard(R.Shard(str(folder / "000002.tar"), 7)))) == 7
+
+
 def test_starting_late_opens_only_the_shards_that_are_needed(folder, monkeypatch):
     opened = []
     read = R.read_shard

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,6 +42,8 @@ def check_options(config: Any) -> None:
     """
     for f in fields(config):
         value, choices, minimum = getattr(config, f.name), f.metadata.get("choices"), f.metadata.get("minimum")
+        if value == "False" and "no" in choices:  # YAML reads a bare no as false
+            setattr(config, f.name, value := "no")
         if choices and value not in choices:
             raise ValueError(f"{f.name}={value} is unknown; choose {', '.join(choices)}")
         if minimum is not None and value is not None and not value >= minimum:
@@ -167,7 +170,9 @@ def load_config(stage: str, file: str | Path | None = None, overrides: list[str]
 def save_config(config: Any, path: Path) -> None:
     """Write settings as YAML."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(OmegaConf.structured(config), path)
+    partial = path.with_name(f".{path.name}.part")
+    OmegaConf.save(OmegaConf.structured(config), partial)
+    os.replace(partial, path)
 
 
 def _merge(config: Any, layer: Any, where: str, stage: str) -> Any:

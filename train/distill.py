@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
@@ -56,7 +57,8 @@ def register(subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     config = load_config("distill", args.config, args.settings)
     distill(config)
-    print(Path(config.out) / STUDENT)
+    if PartialState().is_main_process:
+        print(Path(config.out) / STUDENT)
     return 0
 
 

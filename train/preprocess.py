@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterator
@@ -245,21 +246,9 @@ class RecordMaker:
     def _stored(self, x: Tensor) -> Tensor:
         return x.to(self.dtype)
 
-    def _inference(self) -> _Inference:
-        return _Inference(self.model.device.type, self.config.precision)
-
-
-class _Inference:
-    """No gradients, and autocast to the precision ("no", "bf16", "fp16")."""
-
-    def __init__(self, device: str, precision: str):
-        self.grad = torch.inference_mode()
-        self.cast = torch.autocast(device, DTYPES.get(precision), enabled=precision != "no")
-
-    def __enter__(self):
-        self.grad.__enter__()
-        self.cast.__enter__()
-
-    def __exit__(self, *error):
-        self.cast.__exit__(*error)
-        self.grad.__exit__(*error)
+    @contextlib.contextmanager
+    def _inference(self) -> Iterator[None]:
+        precision = self.config.precision
+        autocast = torch.autocast(self.model.device.type, DTYPES.get(precision), enabled=precision != "no")
+        with torch.inference_mode(), autocast:
+            yield

@@ -236,8 +236,10 @@ def read_shard(shard: Shard) -> Iterator[Record]:
         ValueError: if it cannot be read to its end or holds another number of records than the manifest says.
     """
     found = 0
+    # Not webdataset.WebDataset, which would share out the shards once more among the processes.
+    samples = webdataset.DataPipeline(webdataset.SimpleShardList([shard.url]), webdataset.tarfile_to_samples())
     try:
-        for sample in webdataset.WebDataset([shard.url], shardshuffle=False, empty_check=False):
+        for sample in samples:
             tensors, about = load_tensors(sample["safetensors"]), json.loads(sample["json"])
             yield Record(sample["__key__"], tensors, about)
             found += 1

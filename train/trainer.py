@@ -33,6 +33,10 @@ logger = logging.getLogger(__name__)
 Losses = Callable[[nn.Module, int, torch.Generator], dict[str, Tensor]]
 
 
+class DivergedError(ValueError):
+    """The loss or its gradient is no longer finite; the message says how to go on."""
+
+
 class Follower(nn.Module):
     """A copy of a network that follows it as an exponential moving average.
 
@@ -155,7 +159,7 @@ class Trainer:
         names = ["loss"] if self.accelerator.scaler else ["loss", "grad_norm"]
         broken = [name for name in names if not math.isfinite(values.get(name, 0))]
         if broken:
-            raise FloatingPointError(
+            raise DivergedError(
                 f"{broken[0]} is {values[broken[0]]} at step {self.step}; the last checkpoint in {self.folder} is "
                 "intact: lower lr or use precision bf16/no and run the same command again"
             )

@@ -1,0 +1,148 @@
+"""``t2v-turbo generate`` as a user calls it: files, metadata, reproducibility, and every mistake in one line."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from t2v_turbo.core import video
+from t2v_turbo.train.cli import main
+
+PROMPT = "a red circle moves right"
+
+
+@pytest.fixture
+def generate(random_shapes, tmp_path, monkeypatch):
+    """Runs the command in an empty folder with a small clip; returns the exit code."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*options, checkpoints=random_shapes):
+        small = ["--frames", "2", "--height", "16", "--width", "24"]
+        sizes = [] if {"--height", "--frames"} & set(options) else small
+        folder = ["--checkpoints", str(checkpoints)]
+        return main(["generate", "--device", "cpu", *sizes, *folder, *map(str, options)])
+
+    return run
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_mp4_with_metadata(generate, tmp_path):
+    assert generate(PROMPT, "--steps", "2", "--seed", "5", "--out", "out.mp4") == 0
+    assert files(tmp_path) == ["out.mp4"]
+    assert video.read_video("out.mp4").shape == (2, 16, 24, 3)
+    tags = video.read_metadata("out.mp4")
+    assert (tags["prompt"], tags["seed"]) == (PROMPT, "5")
+    settings = json.loads(tags["settings"])
+    assert settings["model"] == "shapes"
+    assert settings["unet"] == "student"
+    assert (settings["steps"], settings["size"], settings["frames"]) == (2, "24x16", 2)
+
+
+def test_a_seed_is_a_video(generate, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert generate(PROMPT, "--steps", "2", "--seed", seed, "--out", f"{name}.mp4") == 0
+    a, b, c = ((tmp_path / f"{name}.mp4").read_bytes() for name in "abc")
+    assert a == b != c
+
+
+def test_guidance_reaches_the_student(generate, tmp_path):
+    for scale in (2, 9):
+        generate(PROMPT, "--steps", "1", "--guidance", scale, "--out", f"{scale}.mp4")
+    assert (video.read_video("2.mp4") != video.read_video("9.mp4")).any()
+
+
+def test_several_prompts_and_a_file(generate, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a blue cross\n\n  ../a/b  \n")
+    assert generate(PROMPT, "--prompts", "prompts.txt", "--steps", "1", "--out", "clips", "--format", "gif") == 0
+    assert files(tmp_path / "clips") == ["000-a-red-circle-moves-right.gif", "001-a-blue-cross.gif", "002-a-b.gif"]
+
+
+def test_teacher(generate, tmp_path):
+    assert generate(PROMPT, "--teacher", "--steps", "2", "--out", "out.mp4") == 0
+    assert json.loads(video.read_metadata("out.mp4")["settings"])["unet"] == "teacher"
+
+
+# --- mistakes: one clear line, exit code 2, nothing written ----------
+
+MISTAKES = {
+    "no prompt": ([], "no prompt: write one"),
+    "steps 0": ([PROMPT, "--steps", "0"], "--steps 0 is outside 1..200"),
+    "steps 300": ([PROMPT, "--steps", "300"], "--steps 300 is outside 1..200"),
+    "guidance": ([PROMPT, "--guidance", "0"], "--guidance 0 is outside"),
+    "fps": ([PROMPT, "--fps", "0"], "--fps 0 is outside"),
+    "size": ([PROMPT, "--height", "60"], "height=60 is not divisible by 8: use 64"),
+    "size 0": ([PROMPT, "--height", "0"], "height=0 is not divisible by 8: use 8"),
+    "frames": ([PROMPT, "--frames", "0"], "frames=0: at least 1 frame"),
+    "unknown model": ([PROMPT, "--model", "sora"], "unknown model 'sora'; known are shapes, videocrafter2"),
+    "unknown student": ([PROMPT, "--student", "fast"], "unknown student 'fast'"),
+    "missing student": ([PROMPT, "--student", "none.pt"], "none.pt: no such checkpoint file"),
+    "unknown device": ([PROMPT, "--device", "abacus"], "--device abacus cannot be used here"),
+    "missing folder": ([PROMPT, "--out", "none/out.mp4"], "the folder none does not exist"),
+    "unknown format": ([PROMPT, "--out", "out.xyz"], "cannot write '.xyz'"),
+    "missing prompts": (["--prompts", "none.txt"], "none.txt"),
+    "one file for two": ([PROMPT, PROMPT, "--out", "out.mp4"], "names one file for 2 prompts: name a folder"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_mistakes(generate, tmp_path, capsys, options, message):
+    assert generate(*options) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1
+    assert error[0].startswith("t2v-turbo generate: ")
+    assert message in error[0]
+    assert files(tmp_path) == []
+
+
+def test_missing_weights(generate, tmp_path, capsys):
+    assert generate(PROMPT, checkpoints=tmp_path / "none") == 2
+    assert "no such checkpoint file" in capsys.readouterr().err
+
+
+def test_empty_weights(generate, tmp_path, capsys):
+    (tmp_path / "unet.pt").touch()
+    assert generate(PROMPT, "--student", "unet.pt") == 2
+    assert "unet.pt: the file is empty (0 bytes)" in capsys.readouterr().err
+    assert files(tmp_path) == ["unet.pt"]
+
+
+def test_unwritable_output(generate, tmp_path, capsys):
+    (tmp_path / "taken").touch()
+    assert generate(PROMPT, "--out", "taken/out.mp4") == 2
+    (tmp_path / "folder.mp4").mkdir()
+    assert generate(PROMPT, "--out", "folder.mp4", "--steps", "1") == 0  # an existing folder takes a numbered file
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    if os.access(locked, os.W_OK):
+        return  # an administrator may write anywhere
+    assert generate(PROMPT, "--out", "locked/out.mp4") == 2
+    assert "cannot write here" in capsys.readouterr().err
+
+
+def test_no_traceback_from_the_shell(tmp_path):
+    """The installed command's own process, with a checkpoint that cannot be loaded."""
+    (tmp_path / "broken.safetensors").write_bytes(b"\0" * 100)
+    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); import conftest; from t2v_turbo.train.cli import main; "
+    command = ["generate", PROMPT, "--student", "broken.safetensors", "--device", "cpu"]
+    result = subprocess.run(
+        [sys.executable, "-c", code + "sys.exit(main())", str(ROOT / "tests"), *command],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "broken.safetensors: not a complete safetensors file" in result.stderr
+    assert files(tmp_path) == ["broken.safetensors"]
+
+
+@pytest.mark.parametrize("command", ["generate", "demo", "preprocess", "distill", "download", "shapes"])
+def test_help_teaches(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert len(capsys.readouterr().out.splitlines()) > 10
