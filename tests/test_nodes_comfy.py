@@ -173,7 +173,7 @@ def test_native_samplers_and_nodes_agree_with_ours(base):
     assert found["lcm"] < 1e-5 and found["ddim"] < 1e-5 and found["cfg changes"] > 1e-3
     assert found["tiled"] < 1e-5 and found["round trip shape"] == [8, 4, 8, 8]
     assert "another kind of model (UNetModel)" in found["foreign"]
-    assert found["cancelled"] and not found["inference weights"]
+    assert found["cancelled"] and not found["inference weights"] and found["moves whole"]
 
 
 # --- inside ComfyUI's Python ----------
@@ -213,6 +213,7 @@ def compare(pack_folder):
         parameters = model.model.diffusion_model.parameters()
         found["inference weights"] = any(parameter.is_inference() for parameter in parameters)
         found["foreign"] = message_of(lambda: run("T2VTurboSampler", model=image_model(), **inputs))
+        found["moves whole"] = moves_whole(run("T2VTurboLoader", model="shapes (embedded)", precision="auto")[0])
         management.interrupt_current_processing()
         try:
             run("T2VTurboSampler", model=model, **inputs)
@@ -284,6 +285,15 @@ def compare_ddim(run, pack):
     ours = core["solver"].sample_ddim(predict, noise.transpose(0, 1)[None], schedule, 10)[0].transpose(0, 1)
     ours = ours / network.latent_scale
     return difference(native(7.5), ours), difference(native(1.0), ours)
+
+
+def moves_whole(model):
+    """Whether a model moves whole, as gradients need it, even where ComfyUI allows it one byte; to the meta device."""
+    import torch
+
+    model.load(torch.device("meta"), lowvram_model_memory=1)
+    moved = all(weight.is_meta and not weight.is_inference() for weight in model.model.parameters())
+    return moved and model.partially_unload(torch.device("cpu"), 1) == 0
 
 
 def compare_vae(vae, samples):

@@ -1,0 +1,115 @@
+"""The recipes of the embedded family, in a few steps each: they run, export, resume and learn."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from open_clip import SimpleTokenizer
+
+from t2v_turbo.core import checkpoints
+from t2v_turbo.core.config import SHAPES
+from t2v_turbo.core.model import PACKAGED_WEIGHTS
+from t2v_turbo.core.schedule import NoiseSchedule
+from t2v_turbo.train.shapes import autoencoder, language, recipes, teacher
+from t2v_turbo.train.shapes.captions import all_words
+from t2v_turbo.train.shapes.world import render_clip
+from t2v_turbo.train.trainer import read_stats
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Every recipe cut to 3 steps on a handful of clips."""
+    for name, recipe in recipes.RECIPES.items():
+        config = replace(recipe.config, steps=3, batch_size=4, log_every=1, save_every=2, precision="no")
+        monkeypatch.setitem(recipes.RECIPES, name, replace(recipe, config=config, clips=6))
+
+
+def test_recipes_in_order(short, tmp_path):
+    """vae, text and teacher write a family's files, one after the other, from nothing."""
+    weights = tmp_path / "weights"
+    for name in ("vae", "text", "teacher"):
+        recipes.train(name, tmp_path / name, weights)
+        assert [line["step"] for line in read_stats(tmp_path / name)] == [1, 2, 3]
+    assert {file.name for file in weights.iterdir()} == {
+        "vae.safetensors", "text.safetensors", "teacher.safetensors", "merges.txt.gz",
+    }  # fmt: skip
+    assert checkpoints.load_unet(weights / "teacher.safetensors", SHAPES.unet).config == SHAPES.unet
+    assert checkpoints.load_vae(weights / "vae.safetensors", SHAPES.vae).config.scale_factor != SHAPES.vae.scale_factor
+    assert checkpoints.load_text(weights / "text.safetensors", SHAPES.text).config.vocab_size == SHAPES.text.vocab_size
+
+
+def test_recipe_goes_on(short, tmp_path, random_shapes):
+    """Raising the steps prolongs a run; the latents are rendered once."""
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    for name in ("vae.safetensors", "text.safetensors", "merges.txt.gz"):
+        (weights / name).write_bytes((random_shapes / name).read_bytes())
+    recipes.train("teacher", tmp_path / "run", weights)
+    latents = (tmp_path / "run" / "latents.safetensors").stat().st_mtime_ns
+    recipes.train("teacher", tmp_path / "run", weights, steps=5)
+    assert [line["step"] for line in read_stats(tmp_path / "run")] == [1, 2, 3, 4, 5]
+    assert (tmp_path / "run" / "latents.safetensors").stat().st_mtime_ns == latents
+
+
+def test_unknown_recipe(tmp_path):
+    with pytest.raises(ValueError, match="no recipe for 'gan'; there are vae, text, teacher"):
+        recipes.train("gan", tmp_path, tmp_path)
+
+
+def test_vocabulary(tmp_path):
+    """Every word of the world is one token, spelled by CLIP's own merges; the packaged list is this one."""
+    size = language.write_merges(tmp_path / "merges.txt.gz")
+    assert size == SHAPES.text.vocab_size
+    tokenizer = SimpleTokenizer(str(tmp_path / "merges.txt.gz"))
+    clip = SimpleTokenizer()
+    for word in all_words():
+        assert len(tokenizer.encode(word)) == len(clip.encode(word)) or len(tokenizer.encode(word)) == 1
+        assert tokenizer.decode(tokenizer.encode(word)).strip() == word
+    assert tokenizer.decode(tokenizer.encode("zebra")).strip() == "zebra"
+    packaged = PACKAGED_WEIGHTS / "shapes" / SHAPES.text.merges
+    assert packaged.read_bytes() == (tmp_path / "merges.txt.gz").read_bytes()
+
+
+def test_film_strip_shows_the_motion():
+    clip = next(clip for i in range(50) if (clip := render_clip(0, i, "dense")).scene.direction == "right")
+    strip = language.film_strip(clip.frames)
+    assert strip.shape == (64, 64, 3)
+    quarters = [strip[:32, :32], strip[:32, 32:], strip[32:, :32], strip[32:, 32:]]
+    saturation = [(np.ptp(q.astype(float), axis=2) > 100) for q in quarters]
+    columns = [np.argwhere(mask)[:, 1].mean() for mask in saturation]
+    assert columns == sorted(columns)
+
+
+def test_noise_loss_is_the_error_of_v():
+    """Equal to the mean squared error of v = alpha·eps − sigma·x0, where x0 follows from the predicted noise."""
+    schedule, generator = NoiseSchedule(), torch.Generator().manual_seed(0)
+    x0, noise, guess = torch.randn(3, 5, 4, 2, 2, 2, generator=generator)
+    t = torch.tensor([3, 250, 500, 750, 999])
+    x = schedule.add_noise(x0, noise, t)
+    alpha, sigma = schedule.coefficients(t, x0)
+    error = (alpha * guess - sigma * schedule.predict_x0(x, guess, t)) - (alpha * noise - sigma * x0)
+    torch.testing.assert_close(teacher.noise_loss(guess, noise, t, schedule), error.square().mean(), rtol=1e-4, atol=0)
+
+
+def test_packaged_autoencoder_keeps_what_the_oracle_sees():
+    """On reconstructions of clean clips the oracle still finds colour, shape and direction."""
+    from t2v_turbo.core.video import from_uint8, to_uint8
+    from t2v_turbo.train.shapes.oracle import score
+
+    vae = checkpoints.load_vae(PACKAGED_WEIGHTS / "shapes" / "vae.safetensors", SHAPES.vae)
+    clips = [render_clip(123, i, "dense") for i in range(16)]
+    with torch.no_grad():
+        frames = vae.decode(vae.encode(torch.stack([from_uint8(clip.frames) for clip in clips])))
+    scores = [score(to_uint8(video), clip.scene.expected()) for video, clip in zip(frames, clips)]
+    assert np.mean([one.semantic for one in scores]) >= 0.99
+    assert np.mean([one.sharpness for one in scores]) > 0.8
+
+
+def test_unit_variance():
+    frames = autoencoder.render_frames(64, 5)
+    vae = checkpoints.load_vae(PACKAGED_WEIGHTS / "shapes" / "vae.safetensors", SHAPES.vae)
+    scaled = autoencoder.with_unit_variance(vae, frames)
+    with torch.no_grad():
+        latents = scaled.encode(frames[None].float() / 255)
+    assert latents.std().item() == pytest.approx(1, abs=0.01)
