@@ -12,7 +12,7 @@ from .config import UNetConfig
 from .layers import fold_frames, unfold_frames, zero_init
 
 # Largest score matrix that counts as short: frames over frames, or a small picture over a prompt.
-SHORT_SCORES = 128 * 128
+SHORT_SCORES = 256 * 256
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -25,7 +25,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head attention; keys and values come from ``context``, or from x itself without one."""
+    """Multi-head attention; keys and values come from ``context``, or from x itself without one.
+
+    A context may serve several consecutive rows of x, as one prompt serves all frames of a clip.
+    """
 
     def __init__(self, dim: int, heads: int, context_dim: int | None = None):
         super().__init__()
@@ -36,8 +39,13 @@ class Attention(nn.Module):
         self.to_out = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """x (N, L, D), context (N, M, D') -> (N, L, D)."""
-        context = x if context is None else context
+        """x (N, L, D), context (N / k, M, D') -> (N, L, D)."""
+        if context is None:
+            return self._attend(x, x)
+        shared = x.reshape(context.shape[0], -1, x.shape[-1])  # (N / k, k·L, D)
+        return self._attend(shared, context).view_as(x)
+
+    def _attend(self, x: Tensor, context: Tensor) -> Tensor:
         q, k, v = (
             proj(source).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (N, heads, L, d)
             for proj, source in ((self.to_q, x), (self.to_k, context), (self.to_v, context))
@@ -101,7 +109,7 @@ class SpatialTransformer(Transformer):
     """Attention over the positions of a frame, and from them to the prompt."""
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """x (B·F, C, H, W), context (B·F, L, D) -> (B·F, C, H, W)."""
+        """x (B·F, C, H, W), context (B, L, D) -> (B·F, C, H, W)."""
         tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B·F, H·W, C)
         tokens = self.transform(tokens, context)
         return x + tokens.transpose(1, 2).unflatten(2, x.shape[-2:])

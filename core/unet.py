@@ -174,7 +174,7 @@ class UNet3D(nn.Module):
         """
         frames = x.shape[2]
         emb = self.embed(t, fps, omega, motion)  # (B, E)
-        context = context.to(self.dtype).repeat_interleave(frames, dim=0)  # (B·F, L, D)
+        context = context.to(self.dtype)
         h = self.conv_in(fold_frames(x.to(self.dtype)))  # (B·F, C0, H, W)
         h = self._run(self.entry, h, frames)
         skips = [h]

@@ -79,7 +79,6 @@ def test_a_bare_no_is_no_and_not_false(tmp_path):
     (tmp_path / "mine.yaml").write_text("distill: {precision: no}\n")
     assert load_config("distill", tmp_path / "mine.yaml", GIVEN).precision == "no"
     assert load_config("distill", None, [*GIVEN, "precision=no"]).precision == "no"
-    assert load_config("distill", None, [*GIVEN, "ema_decay=no", "precision=bf16"]).precision == "bf16"
 
 
 def test_an_unknown_file_lists_the_packaged_ones():
