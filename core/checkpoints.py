@@ -34,6 +34,10 @@ PUBLISHED_SIGNS = {
     "vae": "encoder.conv_in.weight",
     "text": "model.token_embedding.weight",
 }
+LORA = (
+    "this is a LoRA, as T2V-Turbo v1 is published (unet_lora.pt), which is not supported yet; "
+    "use T2V-Turbo-v2's unet_mg.pt or unet_no_mg.pt"
+)
 
 
 class CheckpointError(ValueError):
@@ -87,7 +91,9 @@ def _read_torch(path: Path) -> StateDict:
     for wrapper in ("state_dict", "module"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if isinstance(state, list) and state and all(isinstance(value, Tensor) for value in state):
+        raise CheckpointError(f"{path}: {LORA}")  # v1's trainer saved its factors as a bare list, up and down in turn
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path}: holds no state dict of tensors; a model checkpoint was expected")
     return state
 
@@ -108,10 +114,7 @@ def select(state: StateDict, kind: str, path: str | Path) -> StateDict:
     if sign in state:
         return state
     if any("lora" in key.lower() for key in state):
-        raise CheckpointError(
-            f"{path}: this is a LoRA, as T2V-Turbo v1 is published (unet_lora.pt), which is not supported yet; "
-            "use T2V-Turbo-v2's unet_mg.pt or unet_no_mg.pt"
-        )
+        raise CheckpointError(f"{path}: {LORA}")
     raise CheckpointError(
         f"{path}: holds no {kind} of VideoCrafter2's architecture (no key '{sign}' among its {len(state)} keys, "
         f"which begin with {sorted(state)[:3]}); use model.ckpt, unet_mg.pt, unet_no_mg.pt or our own safetensors"
@@ -238,6 +241,8 @@ def save_tensors(tensors: StateDict, path: str | Path, metadata: dict[str, str])
     partial = path.with_name(f".{path.name}.part")
     try:
         save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, partial, metadata)
+        # The library creates files that only their owner may read; the folder tells who may.
+        partial.chmod(path.parent.stat().st_mode & 0o666)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -159,13 +159,21 @@ def test_pickled_code_does_not_run(tmp_path, writer):
     assert not target.exists()
 
 
-def test_lora_is_recognised(tmp_path):
+@pytest.mark.parametrize(
+    "content", [[torch.zeros(2, 1), torch.zeros(1, 2)], {"input_blocks.0.0.lora_up.weight": torch.zeros(2, 1)}]
+)
+def test_lora_is_recognised(tmp_path, content):
     path = tmp_path / "unet_lora.pt"
-    torch.save([], path)
-    with pytest.raises(CheckpointError, match="no state dict"):
-        checkpoints.load_unet(path, UNET)
-    torch.save({"input_blocks.0.0.lora_up.weight": torch.zeros(2, 2)}, path)
+    torch.save(content, path)
     with pytest.raises(CheckpointError, match=r"T2V-Turbo v1.*not supported yet"):
+        checkpoints.load_unet(path, UNET)
+
+
+@pytest.mark.parametrize("content", [[], {}, {"step": 3}, torch.zeros(3)])
+def test_not_a_state_dict(tmp_path, content):
+    path = tmp_path / "unet.pt"
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match="no state dict of tensors"):
         checkpoints.load_unet(path, UNET)
 
 
@@ -192,6 +200,12 @@ def test_a_failed_save_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError):
         checkpoints.save_tensors({"a": shared, "b": shared}, tmp_path / "x.safetensors", {})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_others_may_read_what_the_folder_shows_them(tmp_path):
+    tmp_path.chmod(0o755)
+    checkpoints.save_tensors({"a": torch.zeros(4)}, tmp_path / "x.safetensors", {})
+    assert (tmp_path / "x.safetensors").stat().st_mode & 0o777 == 0o644
 
 
 def test_unknown_names():

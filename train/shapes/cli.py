@@ -12,6 +12,7 @@ EXAMPLES = """\
 examples:
   t2v-turbo shapes render clips/ --count 100 --style dense    mp4 files with captions
   t2v-turbo shapes oracle                                     how often the oracle itself is right
+  t2v-turbo shapes autoencoder                                what the autoencoder costs in the oracle's eyes
   t2v-turbo shapes table                                      teacher and student by number of steps
   t2v-turbo shapes train teacher --steps 24000                one network's recipe; stop and start it at will
 """
@@ -28,6 +29,7 @@ def register(subparsers) -> None:
     actions = parser.add_subparsers(dest="action", metavar="action", required=True)
     _register_render(actions)
     _register_oracle(actions)
+    _register_autoencoder(actions)
     _register_table(actions)
     _register_train(actions)
 
@@ -46,6 +48,14 @@ def _register_oracle(actions) -> None:
     oracle.add_argument("--count", type=int, default=500, help="clips per condition (default: 500)")
     oracle.add_argument("--seed", type=int, default=0)
     oracle.set_defaults(func=run_oracle)
+
+
+def _register_autoencoder(actions) -> None:
+    autoencoder = actions.add_parser("autoencoder", help="oracle scores of clips before and after the autoencoder")
+    autoencoder.add_argument("--count", type=int, default=200, help="clips (default: 200)")
+    autoencoder.add_argument("--seed", type=int, default=999)
+    autoencoder.add_argument("--weights", type=Path, help="folder of the family's files (default: the packaged ones)")
+    autoencoder.set_defaults(func=run_autoencoder)
 
 
 def _register_table(actions) -> None:
@@ -93,6 +103,17 @@ def run_oracle(args: argparse.Namespace) -> None:
     for name, condition in conditions.items():
         rates = accuracy(args.count, args.seed, **condition)
         print(f"| {name} | " + " | ".join(f"{100 * rates[column]:.1f}" for column in columns) + " |", flush=True)
+
+
+def run_autoencoder(args: argparse.Namespace) -> None:
+    from .evaluate import evaluate_autoencoder
+
+    scores = evaluate_autoencoder(load("shapes", None, args.weights), args.count, args.seed)
+    columns = ("color", "shape", "direction", "smoothness", "steadiness", "sharpness")
+    print("| clips | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
+    for name, row in scores.items():
+        print(f"| {name} | " + " | ".join(f"{100 * row[column]:.1f}" for column in columns) + " |")
+    print(f"mean error per colour value: {scores['decoded']['error']:.2f} of 255")
 
 
 def run_table(args: argparse.Namespace) -> None:

@@ -14,9 +14,10 @@ import torch
 from tqdm.auto import tqdm
 
 from ...core.model import Model
-from ...core.video import to_uint8
+from ...core.video import from_uint8, to_uint8
 from .captions import evaluation_prompts
 from .oracle import score, summarize
+from .world import render_clip
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +95,21 @@ def evaluate_table(
         partial.write_text(json.dumps({"made_from": made_from, "rows": rows}, indent=1))
         partial.replace(out)
     return rows
+
+
+@torch.no_grad()
+def evaluate_autoencoder(model: Model, clips: int = 200, seed: int = 999) -> dict[str, dict]:
+    """Oracle scores of rendered clips of both styles before and after the autoencoder, and the mean error (0..255)."""
+    before, after, errors = [], [], []
+    for i in tqdm(range(clips), desc="autoencoder", unit="clip"):
+        clip = render_clip(seed, i, ("short", "dense")[i % 2])
+        latents = model.vae.encode(from_uint8(clip.frames)[None], torch.Generator().manual_seed(i))
+        decoded = to_uint8(model.decode(latents)[0])
+        expected = clip.scene.expected()
+        before.append(score(clip.frames, expected))
+        after.append(score(decoded, expected))
+        errors.append(np.abs(decoded.astype(float) - clip.frames).mean())
+    return {"rendered": summarize(before), "decoded": summarize(after) | {"error": float(np.mean(errors))}}
 
 
 def markdown_table(rows: list[dict]) -> str:
