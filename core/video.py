@@ -124,7 +124,7 @@ def read_video(path: str | Path, frames: int | None = None, fps: float | None = 
             raise VideoError(f"{path}: holds no video stream")
         try:
             for image in _sampled(container, fps):
-                kept.append(image)
+                kept.append(image.to_ndarray(format="rgb24"))
                 if len(kept) == frames:
                     break
         except av.FFmpegError as error:
@@ -134,8 +134,8 @@ def read_video(path: str | Path, frames: int | None = None, fps: float | None = 
     return np.stack(kept)
 
 
-def _sampled(container: av.container.InputContainer, fps: float | None) -> Iterator[np.ndarray]:
-    """The frames of the first video stream, resampled in time to ``fps``."""
+def _sampled(container: av.container.InputContainer, fps: float | None) -> Iterator[av.VideoFrame]:
+    """The frames of the first video stream, resampled in time to ``fps``; their pixels are not converted yet."""
     wanted = 0  # index of the next frame of the result
     start = previous = now = None
     for frame in container.decode(video=0):
@@ -144,7 +144,7 @@ def _sampled(container: av.container.InputContainer, fps: float | None) -> Itera
         while fps and previous is not None and wanted / fps < now - 1e-6:
             yield previous
             wanted += 1
-        previous = frame.to_ndarray(format="rgb24")
+        previous = frame
         if not fps:
             yield previous
     if fps and previous is not None and wanted / fps <= now + 1e-6:

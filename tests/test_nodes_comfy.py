@@ -49,7 +49,7 @@ class Server:
         self.log = base / "server.log"
         options = ["--cpu", "--listen", "127.0.0.1", "--port", str(port), "--base-directory", str(base)]
         options += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK, "--disable-auto-launch"]
-        options += ["--disable-api-nodes", "--database-url", "sqlite:///:memory:"]
+        options += ["--disable-api-nodes", "--database-url", f"sqlite:///{base / 'user' / 'comfyui.db'}"]
         with open(self.log, "w") as log:
             self.process = subprocess.Popen([PYTHON, "main.py", *options], cwd=COMFYUI, stdout=log, stderr=log)
 
