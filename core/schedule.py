@@ -19,13 +19,16 @@ SOLVER_STEPS = 200
 
 
 def draw_noise(shape: tuple[int, ...], generator: torch.Generator | list[torch.Generator] | None) -> Tensor:
-    """Standard normal noise (B, …) from one generator, or from one per sample, so that batching changes no clip.
+    """Standard normal noise (B, C, F, H, W) from one generator, or from one per sample.
 
-    Drawn on the CPU in fp32: one seed means one video on every device.
+    Drawn on the CPU in fp32, so that one seed means one video on every device; per sample, so that batching changes
+    no clip; and frame by frame, so that a seed gives the noise that ComfyUI draws for a batch of frames.
     """
-    if isinstance(generator, list):
-        return torch.cat([torch.randn((1, *shape[1:]), generator=one) for one in generator])
-    return torch.randn(shape, generator=generator)
+    generators = generator if isinstance(generator, list) else [generator] * shape[0]
+    channels, frames = shape[1:3]
+    return torch.stack(
+        [torch.randn((frames, channels, *shape[3:]), generator=one).transpose(0, 1) for one in generators]
+    )
 
 
 def expand(coefficient: Tensor, like: Tensor) -> Tensor:
