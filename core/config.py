@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def unet_config_from_published(published: dict) -> UNetConfig:
 
 
 def unet_config_from_dict(values: dict) -> UNetConfig:
-    """Inverse of ``unet_config_to_dict`` (JSON turns tuples into lists).
+    """A UNet configuration out of ``dataclasses.asdict`` and JSON, which turns tuples into lists.
 
     Raises:
         ValueError: if a field is unknown.
@@ -163,7 +163,3 @@ def unet_config_from_dict(values: dict) -> UNetConfig:
     if unknown:
         raise ValueError(f"unknown UNet fields {unknown}; known are {sorted(known)}")
     return UNetConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-
-
-def unet_config_to_dict(config: UNetConfig) -> dict:
-    return asdict(config)

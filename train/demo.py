@@ -15,6 +15,7 @@ from ..core.video import write_video
 from .config import load_config
 from .distill import STUDENT, distill
 from .preprocess import preprocess
+from .records import write_json
 from .report import Clip, Section, curve, write_report
 from .shapes.captions import evaluation_prompts
 from .shapes.evaluate import COLUMNS, Setting, sample_clips
@@ -123,7 +124,7 @@ def compete(contestant: Contestant, out: Path, prompts: int, trained: int) -> di
     files = write_samples(clips, pairs, out / "samples" / stem)
     scores = summarize(score(clip, expected) for clip, (_, expected) in zip(clips, pairs))
     row = {"made_from": made_from, "scores": scores, "files": files}
-    kept.write_text(json.dumps(row, indent=1))
+    write_json(kept, row)
     return row
 
 

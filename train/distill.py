@@ -32,7 +32,7 @@ FIXED = ("model.family", "records", "motion", "target", "seed", "batch_size", "a
 
 EXAMPLES = """\
 examples:
-  t2v-turbo distill records=records/ out=runs/student                  the embedded family, on a CPU in an hour
+  t2v-turbo distill records=records/ out=runs/student                  the embedded family, on a CPU
   t2v-turbo distill records=records/short,records/dense out=runs/student steps=1000 lr=1e-4
   t2v-turbo distill --config paper records=https://example.org/records out=runs/vc2
   accelerate launch -m t2v_turbo.train distill --config paper records=… out=…      all GPUs, several machines

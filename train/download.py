@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import logging
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,6 @@ from tqdm.auto import tqdm
 
 from ..core.checkpoints import CheckpointError, read_state, select
 from ..core.model import BASE_FILES, STUDENT_FILES, models_folder
-
-logger = logging.getLogger(__name__)
 
 SHA256_DIGITS = 64
 HTTP_PARTIAL = 206

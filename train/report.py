@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import jinja2
+
+from ..core.video import replacing
 
 PAGE = """\
 <!doctype html>
@@ -70,9 +71,8 @@ def write_report(path: Path, title: str, introduction: list[str], sections: list
     """Write the page whole or not at all; text is escaped. Returns ``path``."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     html = environment.from_string(PAGE).render(title=title, introduction=introduction, sections=sections)
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(html, encoding="utf-8")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text(html, encoding="utf-8")
     return path
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,11 +14,10 @@ from tqdm.auto import tqdm
 
 from ...core.model import Model
 from ...core.video import from_uint8, to_uint8
+from ..records import write_json
 from .captions import evaluation_prompts
 from .oracle import score, summarize
 from .world import render_clip
-
-logger = logging.getLogger(__name__)
 
 COLUMNS = ("color", "shape", "direction", "smoothness", "steadiness", "sharpness", "total")
 
@@ -91,9 +89,7 @@ def evaluate_table(
         scores = evaluate(models[setting.student], setting, prompts, seed)
         rows.append({"student": setting.student, "name": setting.name, "steps": setting.steps} | scores)
         out.parent.mkdir(parents=True, exist_ok=True)
-        partial = out.with_name(f".{out.name}.part")
-        partial.write_text(json.dumps({"made_from": made_from, "rows": rows}, indent=1))
-        partial.replace(out)
+        write_json(out, {"made_from": made_from, "rows": rows})
     return rows
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,8 +12,6 @@ from ...core import checkpoints
 from ...core.config import SHAPES
 from ..trainer import TrainerConfig
 from . import autoencoder, language, teacher
-
-logger = logging.getLogger(__name__)
 
 # Half the size of fp32; 11 bits of mantissa keep every figure of the cards.
 STORED = torch.float16
