@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Callable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .config import UNetConfig
 from .layers import fold_frames, unfold_frames, zero_init
@@ -19,16 +18,27 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q kᵀ / sqrt(d)) v for (N, heads, L, d) queries and (N, heads, M, d) keys and values."""
     # On a CPU torch's fused kernel spends most of its time on overhead when sequences are short; plain matrix
     # products are several times faster there, while long sequences need the fused kernel's bounded memory.
-    plain = q.device.type == "cpu" and q.shape[-2] * k.shape[-2] <= SHORT_SCORES
-    with sdpa_kernel(SDPBackend.MATH) if plain else nullcontext():
-        return F.scaled_dot_product_attention(q, k, v)
+    if q.device.type == "cpu" and q.shape[-2] * k.shape[-2] <= SHORT_SCORES:
+        return attention_probabilities(q, k) @ v
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def attention_probabilities(q: Tensor, k: Tensor) -> Tensor:
+    """softmax(q kᵀ / sqrt(d)): (N, heads, L, d) queries and (N, heads, M, d) keys -> (N, heads, L, M)."""
+    return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1)
 
 
 class Attention(nn.Module):
     """Multi-head attention; keys and values come from ``context``, or from x itself without one.
 
     A context may serve several consecutive rows of x, as one prompt serves all frames of a clip.
+
+    Attributes:
+        probe: receives the probabilities (N, heads, L, M) of every forward, with their graph; None = nobody asks, and
+            the fused kernel may do without them. Set for a while by ``motion.probe_attention``.
     """
+
+    probe: Callable[[Tensor], object] | None = None
 
     def __init__(self, dim: int, heads: int, context_dim: int | None = None):
         super().__init__()
@@ -50,7 +60,12 @@ class Attention(nn.Module):
             proj(source).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (N, heads, L, d)
             for proj, source in ((self.to_q, x), (self.to_k, context), (self.to_v, context))
         )
-        out = attend(q, k, v)
+        if self.probe is None:
+            out = attend(q, k, v)
+        else:
+            probabilities = attention_probabilities(q, k)
+            self.probe(probabilities)
+            out = probabilities @ v
         return self.to_out(out.transpose(1, 2).flatten(-2))
 
 

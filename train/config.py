@@ -74,6 +74,7 @@ class TrainerConfig:
     max_grad_norm: float | None = option(1.0, "gradients are clipped to this norm; null = off", minimum=0)
     ema_decay: float | None = option(0.999, "decay of the averaged weights that are exported; null = off", minimum=0)
     precision: str = option("no", "autocast: no (fp32), bf16 or fp16", choices=PRECISIONS)
+    compile: bool = option(False, "torch.compile the network: minutes at the start, faster steps afterwards")
     seed: int = option(0, "seed of everything random")
     log_every: int = option(10, "steps between lines of stats.jsonl", minimum=1)
     save_every: int = option(500, "steps between checkpoints", minimum=1)

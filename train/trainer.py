@@ -87,6 +87,8 @@ class Trainer:
         optimizer = torch.optim.AdamW(
             parameters, lr=config.lr, betas=(0.9, config.beta2), weight_decay=config.weight_decay
         )
+        if config.compile:
+            model.compile()  # in place: names of weights and checkpoints stay as they are
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.follower = follower.to(self.device) if follower else None
         self.ema = None

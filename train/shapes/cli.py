@@ -6,6 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
+from ...core.checkpoints import load_text
+from ...core.config import SHAPES
 from ...core.model import PACKAGED_WEIGHTS, load
 
 EXAMPLES = """\
@@ -13,6 +15,7 @@ examples:
   t2v-turbo shapes render clips/ --count 100 --style dense    mp4 files with captions
   t2v-turbo shapes oracle                                     how often the oracle itself is right
   t2v-turbo shapes autoencoder                                what the autoencoder costs in the oracle's eyes
+  t2v-turbo shapes text                                       how well the text tower tells words apart
   t2v-turbo shapes table                                      teacher and student by number of steps
   t2v-turbo shapes train teacher --steps 24000                one network's recipe; stop and start it at will
 """
@@ -30,6 +33,7 @@ def register(subparsers) -> None:
     _register_render(actions)
     _register_oracle(actions)
     _register_autoencoder(actions)
+    _register_text(actions)
     _register_table(actions)
     _register_train(actions)
 
@@ -56,6 +60,12 @@ def _register_autoencoder(actions) -> None:
     autoencoder.add_argument("--seed", type=int, default=999)
     autoencoder.add_argument("--weights", type=Path, help="folder of the family's files (default: the packaged ones)")
     autoencoder.set_defaults(func=run_autoencoder)
+
+
+def _register_text(actions) -> None:
+    text = actions.add_parser("text", help="how far changing one word moves the text tower's output")
+    text.add_argument("--weights", type=Path, help="folder of the family's files (default: the packaged ones)")
+    text.set_defaults(func=run_text)
 
 
 def _register_table(actions) -> None:
@@ -114,6 +124,16 @@ def run_autoencoder(args: argparse.Namespace) -> None:
     for name, row in scores.items():
         print(f"| {name} | " + " | ".join(f"{100 * row[column]:.1f}" for column in columns) + " |")
     print(f"mean error per colour value: {scores['decoded']['error']:.2f} of 255")
+
+
+def run_text(args: argparse.Namespace) -> None:
+    from .evaluate import evaluate_text
+
+    folder = args.weights or PACKAGED_WEIGHTS / "shapes"
+    distances = evaluate_text(load_text(folder / "text.safetensors", SHAPES.text))
+    print("| changed word | relative distance |\n|---|---|")
+    for name, distance in distances.items():
+        print(f"| {name} | {distance:.2f} |")
 
 
 def run_table(args: argparse.Namespace) -> None:

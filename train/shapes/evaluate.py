@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,10 @@ import torch
 from tqdm.auto import tqdm
 
 from ...core.model import Model
+from ...core.text import TextEncoder
 from ...core.video import from_uint8, to_uint8
 from ..records import write_json
-from .captions import evaluation_prompts
+from .captions import COLORS, MOVES, SHAPES, evaluation_prompts
 from .oracle import score, summarize
 from .world import render_clip
 
@@ -77,20 +80,30 @@ def evaluate_table(
 ) -> list[dict]:
     """Rows of scores for ``settings``, kept in ``out`` (JSON) after each, so that a stopped run goes on.
 
-    ``models`` maps "is a student" to the model.
+    A kept row counts for the very weights and settings that it was made from. ``models`` maps "is a student" to the
+    model.
     """
-    made_from = {"prompts": prompts, "seed": seed}
-    stored = json.loads(out.read_text()) if out.exists() else {}
-    rows = stored.get("rows", []) if stored.get("made_from") == made_from else []
-    done = {(row["student"], row["steps"]) for row in rows}
+    stored = json.loads(out.read_text())["rows"] if out.exists() else []
+    weights = {student: _weights_hash(model.unet) for student, model in models.items()}
+    rows = []
     for setting in settings:
-        if (setting.student, setting.steps) in done:
-            continue
-        scores = evaluate(models[setting.student], setting, prompts, seed)
-        rows.append({"student": setting.student, "name": setting.name, "steps": setting.steps} | scores)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(out, {"made_from": made_from, "rows": rows})
+        made_from = asdict(setting) | {"prompts": prompts, "seed": seed, "weights": weights[setting.student]}
+        row = next((row for row in stored if row["made_from"] == made_from), None)
+        if row is None:
+            scores = evaluate(models[setting.student], setting, prompts, seed)
+            row = {"made_from": made_from, "name": setting.name, "steps": setting.steps} | scores
+            stored.append(row)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_json(out, {"rows": stored})
+        rows.append(row)
     return rows
+
+
+def _weights_hash(network: torch.nn.Module) -> str:
+    digest = hashlib.sha256()
+    for tensor in network.state_dict().values():
+        digest.update(tensor.float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 @torch.no_grad()
@@ -106,6 +119,25 @@ def evaluate_autoencoder(model: Model, clips: int = 200, seed: int = 999) -> dic
         after.append(score(decoded, expected))
         errors.append(np.abs(decoded.astype(float) - clip.frames).mean())
     return {"rendered": summarize(before), "decoded": summarize(after) | {"error": float(np.mean(errors))}}
+
+
+WORDS = {"color": COLORS, "shape": SHAPES, "direction": MOVES, "speed": ("slowly", "steadily", "quickly")}
+
+
+@torch.no_grad()
+def evaluate_text(text: TextEncoder) -> dict[str, float]:
+    """How far changing one word moves the context: mean relative distance by kind of word, 0 = the word is not heard.
+
+    Over all sentences "a COLOR SHAPE moves DIRECTION SPEED", two that differ in that word alone: the L2 distance of
+    their contexts (77, D), divided by the distance of two sentences that differ in every word.
+    """
+    facts = list(product(*WORDS.values()))
+    contexts = text.encode([f"a {color} {shape} moves {way} {pace}" for color, shape, way, pace in facts]).flatten(1)
+    distances = torch.cdist(contexts, contexts)
+    differs = torch.tensor([[[a != b for a, b in zip(one, other)] for other in facts] for one in facts])  # (N, N, 4)
+    all_differ = distances[differs.all(-1)].mean()
+    only = differs.sum(-1) == 1
+    return {name: float(distances[only & differs[..., i]].mean() / all_differ) for i, name in enumerate(WORDS)}
 
 
 def markdown_table(rows: list[dict]) -> str:

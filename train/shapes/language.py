@@ -1,6 +1,6 @@
 """The embedded family's vocabulary and text tower: a CLIP trained on rendered clips, of which the text half ships.
 
-The vision half sees a film strip, four frames of a clip in one picture, so that the words for motion have a meaning.
+The vision half sees four frames of a clip at once, so that the words for motion have a meaning.
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from open_clip import SimpleTokenizer
-from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ...core.config import TextConfig
 from ...core.text import TextEncoder
 from ..trainer import Trainer, TrainerConfig
-from .captions import all_words
+from .captions import COLORS, all_words
 from .world import WORLD, render_clip
 
-STRIP_FRAMES = (0, 2, 5, 7)
+SEEN_FRAMES = (0, 2, 5, 7)
+# Share of batches with clips of one colour: colour is learnt first and would do to tell most clips of a mixed batch
+# apart, so that the words for shape and motion would never matter.
+ONE_COLOR = 0.6
 MAX_LOGIT_SCALE = 4.6052  # exp = 100, as in CLIP
 
 
@@ -61,27 +63,30 @@ def _merges_of(word: str, ranks: dict[tuple[str, str], int]) -> list[tuple[str, 
             i += 1
 
 
-def film_strip(frames: np.ndarray) -> np.ndarray:
-    """Frames uint8 (F, 64, 64, 3) -> one picture of four half-size frames, uint8 (64, 64, 3)."""
-    half = frames[list(STRIP_FRAMES), ::2, ::2]
-    return np.concatenate([np.concatenate(half[:2], axis=1), np.concatenate(half[2:], axis=1)])
+class ClipTower(nn.Sequential):
+    """The vision half: a small convolutional network, four frames (B, 12, 64, 64) in -1..1 -> features (B, E)."""
+
+    def __init__(self, embed_dim: int, widths: tuple[int, ...] = (32, 64, 128, 128)):
+        layers, channels, size = [], 3 * len(SEEN_FRAMES), WORLD
+        for width in widths:
+            layers += [nn.Conv2d(channels, width, 3, 2, 1), nn.GroupNorm(8, width), nn.SiLU()]
+            channels, size = width, size // 2
+        # Flattened, not averaged: where a shape is in each frame tells how it moves.
+        super().__init__(*layers, nn.Flatten(), nn.Linear(channels * size**2, embed_dim))
 
 
 class ContrastiveLoss(nn.Module):
-    """CLIP's symmetric cross-entropy between captions and film strips."""
+    """CLIP's symmetric cross-entropy between captions and clips."""
 
-    def __init__(self, text: TextEncoder, width: int = 128, layers: int = 3):
+    def __init__(self, text: TextEncoder):
         super().__init__()
         self.text = text
-        self.vision = VisionTransformer(
-            image_size=WORLD, patch_size=8, width=width, layers=layers, heads=4, mlp_ratio=4.0,
-            output_dim=text.config.embed_dim,
-        )  # fmt: skip
+        self.vision = ClipTower(text.config.embed_dim)
 
-    def forward(self, tokens: Tensor, pictures: Tensor) -> dict[str, Tensor]:
-        """tokens (B, L), pictures (B, 3, H, W) in -1..1."""
+    def forward(self, tokens: Tensor, frames: Tensor) -> dict[str, Tensor]:
+        """tokens (B, L), frames (B, 12, H, W) in -1..1."""
         text = self.text.pooled(tokens).float()
-        image = F.normalize(self.vision(pictures).float(), dim=-1)
+        image = F.normalize(self.vision(frames).float(), dim=-1)
         logits = self.text.tower.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp() * text @ image.T
         rows = torch.arange(len(logits), device=logits.device)
         loss = (F.cross_entropy(logits, rows) + F.cross_entropy(logits.T, rows)) / 2
@@ -94,19 +99,29 @@ def train(
     """Train from scratch (or resume) in ``folder`` and return the averaged text tower."""
     torch.manual_seed(config.seed)
     text = TextEncoder(text_config, merges)
-    pictures = np.empty((clips, WORLD, WORLD, 3), np.uint8)
+    seen = np.empty((clips, len(SEEN_FRAMES), WORLD, WORLD, 3), np.uint8)
     captions: list[str] = []
-    for i in tqdm(range(clips), desc="film strips", unit="clip"):
+    of_color: dict[str, list[int]] = {color: [] for color in COLORS}
+    for i in tqdm(range(clips), desc="clips", unit="clip"):
         clip = render_clip(config.seed + 1, i, ("short", "dense")[i % 2])
-        pictures[i] = film_strip(clip.frames)
+        seen[i] = clip.frames[list(SEEN_FRAMES)]
         captions += [clip.short_caption, clip.dense_caption]
+        of_color[clip.scene.color].append(i)
     tokens = text.tokenize(captions).unflatten(0, (clips, 2))  # (clips, 2, L)
+    one_color = [torch.tensor(rows) for rows in of_color.values() if rows]
+
+    def draw(generator: torch.Generator) -> Tensor:
+        """The clips of a batch: of one colour, or any."""
+        pool = torch.arange(clips)
+        if torch.rand((), generator=generator) < ONE_COLOR:
+            pool = one_color[int(torch.randint(len(one_color), (), generator=generator))]
+        return pool[torch.randint(len(pool), (config.batch_size,), generator=generator)]
 
     def losses(prepared: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        rows = torch.randint(clips, (config.batch_size,), generator=generator)
+        rows = draw(generator)
         which = torch.randint(2, (config.batch_size,), generator=generator)
-        batch = torch.from_numpy(pictures[rows.numpy()]).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return prepared(tokens[rows, which].to(trainer.device), batch.to(trainer.device))
+        frames = torch.from_numpy(seen[rows.numpy()]).permute(0, 1, 4, 2, 3).flatten(1, 2).float() / 127.5 - 1
+        return prepared(tokens[rows, which].to(trainer.device), frames.to(trainer.device))
 
     trainer = Trainer(config, ContrastiveLoss(text), losses, folder, title="text tower")
     return trainer.run().text

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from safetensors import safe_open
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -74,7 +75,8 @@ def train(
 ) -> UNet3D:
     """Train from scratch (or resume) in ``folder`` and return the averaged teacher."""
     torch.manual_seed(config.seed)
-    data = cached_latents(vae.eval(), text.eval(), clips, config.seed + 2, folder / "latents.safetensors")
+    with PartialState().main_process_first():  # the others read what it made
+        data = cached_latents(vae.eval(), text.eval(), clips, config.seed + 2, folder / "latents.safetensors")
     schedule, empty = NoiseSchedule(), text.tokenize([""])[0]
     latents, tokens = data["latents"], data["tokens"]
 
