@@ -2,12 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from t2v_turbo.core.model import load
+from t2v_turbo.core.video import read_video
 from t2v_turbo.train.cli import main
-from t2v_turbo.train.shapes.evaluate import Setting, evaluate_table, markdown_table
+from t2v_turbo.train.shapes.evaluate import Setting, evaluate_table, markdown_table, sample_clips
+from t2v_turbo.train.shapes.gallery import gallery
 
 
 @pytest.fixture
@@ -33,6 +36,16 @@ def test_table_goes_on_and_notices_other_weights(models, tmp_path):
     table = markdown_table(both).splitlines()
     assert len(table) == 4
     assert table[2].startswith("| teacher (DDIM) | 1 | ")
+
+
+def test_gallery_shows_every_clip_in_its_place(random_shapes, models, tmp_path):
+    out = tmp_path / "grid.gif"
+    assert not main(["shapes", "gallery", str(out), "--weights", str(random_shapes), "--rows", "2", "--columns", "3",
+                     "--steps", "1"])  # fmt: skip
+    assert read_video(out).shape == (8, 2 * 68, 3 * 68, 3)
+    frames, prompts = gallery(models[True], 2, 3, 1)
+    clips = list(sample_clips(models[True], prompts, 1))
+    np.testing.assert_array_equal(frames[:, 68 + 2 : 68 + 66, 2 * 68 + 2 : 2 * 68 + 66], clips[5])
 
 
 def test_table_command(random_shapes, tmp_path, capsys):

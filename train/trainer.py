@@ -81,7 +81,7 @@ class Trainer:
         follower: Follower | None = None,
     ):
         self.config, self.losses, self.folder, self.export, self.title = config, losses, Path(folder), export, title
-        self.accelerator = Accelerator(mixed_precision=config.precision, cpu=cpu)
+        self.accelerator = Accelerator(mixed_precision=config.precision, cpu=cpu or no_accelerator())
         torch.manual_seed(config.seed)
         parameters = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
@@ -269,6 +269,11 @@ class _Stats:
 
     def __exit__(self, *_) -> None:
         self.board.close()
+
+
+def no_accelerator() -> bool:
+    """Whether this machine has a CPU alone; accelerate must be told, or launched processes would not join."""
+    return not torch.accelerator.is_available()
 
 
 def learning_rate(config: TrainerConfig, step: int) -> float:

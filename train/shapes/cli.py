@@ -9,6 +9,7 @@ from pathlib import Path
 from ...core.checkpoints import load_text
 from ...core.config import SHAPES
 from ...core.model import PACKAGED_WEIGHTS, load
+from ...core.video import check_writable, write_video
 
 EXAMPLES = """\
 examples:
@@ -17,6 +18,7 @@ examples:
   t2v-turbo shapes autoencoder                                what the autoencoder costs in the oracle's eyes
   t2v-turbo shapes text                                       how well the text tower tells words apart
   t2v-turbo shapes table                                      teacher and student by number of steps
+  t2v-turbo shapes gallery shapes.gif                         a grid of the student's clips
   t2v-turbo shapes train teacher --steps 24000                one network's recipe; stop and start it at will
 """
 
@@ -35,6 +37,7 @@ def register(subparsers) -> None:
     _register_autoencoder(actions)
     _register_text(actions)
     _register_table(actions)
+    _register_gallery(actions)
     _register_train(actions)
 
 
@@ -79,6 +82,19 @@ def _register_table(actions) -> None:
     table.add_argument("--guidance", type=float, help="guidance scale (default: the family's)")
     table.add_argument("--out", type=Path, default=Path("runs/shapes/table.json"), help="scores; a stopped run goes on")
     table.set_defaults(func=run_table)
+
+
+def _register_gallery(actions) -> None:
+    gallery = actions.add_parser("gallery", help="a grid of clips of the first fixed prompts as one .gif or .mp4")
+    gallery.add_argument("out", type=Path, help="file to write")
+    gallery.add_argument("--rows", type=int, default=3)
+    gallery.add_argument("--columns", type=int, default=8)
+    gallery.add_argument("--steps", type=int, default=4, help="network evaluations per clip (default: 4)")
+    gallery.add_argument("--seed", type=int, default=0)
+    gallery.add_argument("--teacher", action="store_true", help="the teacher with DDIM instead of the student")
+    gallery.add_argument("--student", default="default", help="student by name or checkpoint file")
+    gallery.add_argument("--weights", type=Path, help="folder of the family's files (default: the packaged ones)")
+    gallery.set_defaults(func=run_gallery)
 
 
 def _register_train(actions) -> None:
@@ -152,6 +168,16 @@ def run_table(args: argparse.Namespace) -> None:
     rows = evaluate_table(models, settings, args.out, args.prompts, args.seed)
     print(markdown_table(rows))
     print(json.dumps({"scores": str(args.out), "prompts": args.prompts, "seed": args.seed}))
+
+
+def run_gallery(args: argparse.Namespace) -> None:
+    from .gallery import gallery
+
+    check_writable(args.out)
+    model = load("shapes", None if args.teacher else args.student, args.weights)
+    frames, prompts = gallery(model, args.rows, args.columns, args.steps, args.seed)
+    write_video(args.out, frames, model.family.fps, {"prompts": "; ".join(prompts)})
+    print(args.out)
 
 
 def run_train(args: argparse.Namespace) -> None:

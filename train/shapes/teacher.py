@@ -19,7 +19,7 @@ from ...core.schedule import TRAIN_TIMESTEPS, NoiseSchedule, expand
 from ...core.text import TextEncoder
 from ...core.unet import UNet3D
 from ...core.vae import VideoVAE
-from ..trainer import Trainer, TrainerConfig
+from ..trainer import Trainer, TrainerConfig, no_accelerator
 from .world import render_clip
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def train(
 ) -> UNet3D:
     """Train from scratch (or resume) in ``folder`` and return the averaged teacher."""
     torch.manual_seed(config.seed)
-    with PartialState().main_process_first():  # the others read what it made
+    with PartialState(cpu=no_accelerator()).main_process_first():  # the others read what it made
         data = cached_latents(vae.eval(), text.eval(), clips, config.seed + 2, folder / "latents.safetensors")
     schedule, empty = NoiseSchedule(), text.tokenize([""])[0]
     latents, tokens = data["latents"], data["tokens"]
