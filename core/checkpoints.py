@@ -142,41 +142,41 @@ def load_unet(path: str | Path, config: UNetConfig) -> UNet3D:
     """
     state, metadata = read_state(path)
     if metadata.get("format") == FORMAT:
-        config = unet_config_from_dict(_own_config(metadata, "unet", path))
-        return _fill(lambda: UNet3D(config), state, None, path)
+        config = unet_config_from_dict(own_config(metadata, "unet", path))
+        return fill(lambda: UNet3D(config), state, None, path)
     state = select(state, "unet", path)
     config = conditions(state, config)
-    return _fill(lambda: UNet3D(config), state, lambda keys: unet_key_map(config, keys), path)
+    return fill(lambda: UNet3D(config), state, lambda keys: unet_key_map(config, keys), path)
 
 
 def load_vae(path: str | Path, config: VAEConfig) -> VideoVAE:
     """Load the autoencoder from VideoCrafter2's model.ckpt, a bare LDM state dict, or our own safetensors."""
     state, metadata = read_state(path)
     if metadata.get("format") == FORMAT:
-        values = _own_config(metadata, "vae", path)
+        values = own_config(metadata, "vae", path)
         config = VAEConfig(**{**values, "channels": tuple(values["channels"])})
-        return _fill(lambda: VideoVAE(config), {f"model.{k}": v for k, v in state.items()}, None, path)
+        return fill(lambda: VideoVAE(config), {f"model.{k}": v for k, v in state.items()}, None, path)
     state = select(state, "vae", path)
-    return _fill(lambda: VideoVAE(config), state, lambda keys: vae_key_map(config, keys), path, part="model")
+    return fill(lambda: VideoVAE(config), state, lambda keys: vae_key_map(config, keys), path, part="model")
 
 
 def load_text(path: str | Path, config: TextConfig) -> TextEncoder:
     """Load the text tower from VideoCrafter2's model.ckpt, a bare state dict, or our own safetensors."""
     state, metadata = read_state(path)
     if metadata.get("format") == FORMAT:
-        config = TextConfig(**_own_config(metadata, "text", path))
+        config = TextConfig(**own_config(metadata, "text", path))
         merges = Path(path).parent / Path(config.merges).name if config.merges else None
-        return _fill(lambda: TextEncoder(config, merges), {f"tower.{k}": v for k, v in state.items()}, None, path)
-    return _fill(lambda: TextEncoder(config), select(state, "text", path), text_key_map, path, part="tower")
+        return fill(lambda: TextEncoder(config, merges), {f"tower.{k}": v for k, v in state.items()}, None, path)
+    return fill(lambda: TextEncoder(config), select(state, "text", path), text_key_map, path, part="tower")
 
 
-def _own_config(metadata: dict[str, str], kind: str, path: str | Path) -> dict:
+def own_config(metadata: dict[str, str], kind: str, path: str | Path) -> dict:
     if metadata.get("kind") != kind:
         raise CheckpointError(f"{path}: holds a {metadata.get('kind')}, but a {kind} was expected")
     return json.loads(metadata["config"])
 
 
-def _fill(
+def fill(
     build: Callable[[], nn.Module],
     state: StateDict,
     key_map: Callable[[list[str]], KeyMap] | None,
@@ -217,19 +217,19 @@ def _check_keys(state: StateDict, expected: StateDict, path: str | Path) -> None
 
 def save_unet(unet: UNet3D, path: str | Path, dtype: torch.dtype = torch.float32, **about: str) -> None:
     """Write a UNet as our own safetensors; ``about`` (name=text) goes to the metadata."""
-    _save(unet.state_dict(), path, "unet", asdict(unet.config), dtype, about)
+    save_network(unet.state_dict(), path, "unet", asdict(unet.config), dtype, about)
 
 
 def save_vae(vae: VideoVAE, path: str | Path, dtype: torch.dtype = torch.float32, **about: str) -> None:
-    _save(vae.model.state_dict(), path, "vae", asdict(vae.config), dtype, about)
+    save_network(vae.model.state_dict(), path, "vae", asdict(vae.config), dtype, about)
 
 
 def save_text(text: TextEncoder, path: str | Path, dtype: torch.dtype = torch.float32, **about: str) -> None:
     """The merges list, if any, must lie beside the file."""
-    _save(text.tower.state_dict(), path, "text", asdict(text.config), dtype, about)
+    save_network(text.tower.state_dict(), path, "text", asdict(text.config), dtype, about)
 
 
-def _save(state: StateDict, path: str | Path, kind: str, config: dict, dtype: torch.dtype, about: dict) -> None:
+def save_network(state: StateDict, path: str | Path, kind: str, config: dict, dtype: torch.dtype, about: dict) -> None:
     metadata = {"format": FORMAT, "kind": kind, "config": json.dumps(config)} | about
     save_tensors({key: value.to(dtype) for key, value in state.items()}, path, metadata)
 

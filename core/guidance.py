@@ -1,13 +1,21 @@
-"""Guidance of the teacher: classifier-free guidance."""
+"""Guidance of the teacher: classifier-free guidance, and motion guidance on top of it."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from .schedule import expand
-from .solver import Denoiser
-from .unet import UNet3D
+from .energies import Energy, find_energy
+from .motion import motion_score
+from .schedule import NoiseSchedule, expand, solver_grid
+from .solver import DDIMSolver, Denoiser, GuidedDenoiser
+from .unet import LAMBDA_UNIT, UNet3D
+
+if TYPE_CHECKING:
+    from .motion_prior import MotionPrior
 
 
 def combine_cfg(cond: Tensor, uncond: Tensor, omega: Tensor) -> Tensor:
@@ -28,6 +36,7 @@ def cfg_model(unet: UNet3D, context: Tensor, empty: Tensor, scale: float, fps: i
     """
 
     def predict(x: Tensor, t: Tensor) -> Tensor:
+        t = t.to(x.device)
         if scale == 1:
             return unet(x, t, context, fps=fps).float()
         both = torch.cat([context, empty.expand_as(context)])
@@ -42,8 +51,8 @@ def guided_noise(eps: Tensor, score: Tensor, strength: Tensor, alpha_bar: Tensor
 
     Args:
         eps: CFG-combined noise (B, C, F, H, W).
-        score: gradient of the energy with respect to the latents, same shape.
-        strength: lambda in the network's unit (B,), 0.05 for the paper's 500; 0 = unguided.
+        score: gradient of the energy with respect to the latents times LAMBDA_UNIT (``motion_score``), same shape.
+        strength: lambda in the network's unit (B,), lambda / LAMBDA_UNIT, 0.05 for the paper's 500; 0 = unguided.
         alpha_bar: at the latents' timesteps (B,).
 
     The factor is sqrt(1 − sqrt(alpha_bar)), as in the authors' code, where classifier guidance would have
@@ -59,3 +68,103 @@ def guided_solution(solution: Tensor, gradient: Tensor, strength: float) -> Tens
     ``gradient`` is used as given; pass the negative gradient of the energy to descend it.
     """
     return solution + strength * gradient
+
+
+# How a score enters a step of the solver: (eps, score, strength (B,), alpha_bar (B,) where the step begins, alpha_bar
+# (B,) where it ends) -> the noise that the step takes, while x0 follows from eps.
+Combination = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def released(eps: Tensor, score: Tensor, strength: Tensor, alpha_bar: Tensor, alpha_bar_prev: Tensor) -> Tensor:
+    """As the released weights were trained: ``guided_noise``. How far it moves a step depends on the timestep."""
+    return guided_noise(eps, score, strength, alpha_bar)
+
+
+def equation8(eps: Tensor, score: Tensor, strength: Tensor, alpha_bar: Tensor, alpha_bar_prev: Tensor) -> Tensor:
+    """``guided_solution`` in descent: the solution moves by −lambda · gradient at every timestep.
+
+    Said in the noise, which the solver's step multiplies by sqrt(1 − alpha_bar_prev).
+    """
+    factor = strength.to(alpha_bar_prev) / (1 - alpha_bar_prev).sqrt()
+    return eps - expand(factor, eps).to(eps) * score
+
+
+COMBINATIONS: dict[str, Combination] = {"released": released, "equation8": equation8}
+
+
+def find_combination(name: str) -> Combination:
+    """A combination by name.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    if name not in COMBINATIONS:
+        raise ValueError(f"unknown combination '{name}' of score and step; known are {', '.join(COMBINATIONS)}")
+    return COMBINATIONS[name]
+
+
+def guided_timesteps(steps: int, tau: float = 0.5) -> list[int]:
+    """Descending timesteps at which a sampling of ``steps`` is guided: what a prior for it should hold.
+
+    The noisiest fraction ``tau``, without the edge: solver index > steps − tau · steps. That is the released sampler's
+    rule; distillation includes the edge.
+
+    Raises:
+        ValueError: if tau is outside 0..1.
+    """
+    if not 0 <= tau <= 1:
+        raise ValueError(f"tau={tau} is outside 0..1, the fraction of the sampling that is guided")
+    return [int(t) for index, t in enumerate(solver_grid(steps)) if index > steps - tau * steps][::-1]
+
+
+def motion_model(
+    unet: UNet3D,
+    prior: MotionPrior,
+    context: Tensor,
+    empty: Tensor,
+    scale: float,
+    schedule: NoiseSchedule,
+    steps: int = 50,
+    strength: float = 500.0,
+    tau: float = 0.5,
+    energy: str | Energy = "mean",
+    combination: str = "released",
+    fps: int = 8,
+    chunk: int = 1,
+    checkpointing: bool = True,
+) -> GuidedDenoiser:
+    """The teacher's noise prediction with CFG and, in the first part of the sampling, motion guidance (Eq. 8).
+
+    For ``sample_ddim`` with the same ``schedule`` and ``steps``. A guided step costs a backward pass, no more forwards.
+
+    Args:
+        prior: the reference's motion; of several timesteps the nearest is taken.
+        context, empty, scale, fps: as in ``cfg_model``.
+        strength: lambda in the paper's unit, 500 with the energy "mean"; 0 = unguided.
+        tau: fraction of the sampling that is guided, from the noisiest step on (``guided_timesteps``).
+        energy: name of an energy, or an energy.
+        combination: name of an entry of ``COMBINATIONS``.
+        chunk, checkpointing: bounds of memory, as in ``motion_score``.
+
+    Raises:
+        ValueError: for an unknown name, tau outside 0..1, or a prior of another architecture.
+    """
+    prior.check(unet)
+    combine, energy, solver = find_combination(combination), find_energy(energy), DDIMSolver(schedule, steps)
+    guided = guided_timesteps(steps, tau) if strength else []
+    unguided = cfg_model(unet, context, empty, scale, fps)
+
+    def predict(x: Tensor, t: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        if int(t[0]) not in guided:
+            return unguided(x, t)
+        prior.check(unet, x.shape)
+        found = motion_score(unet, x, t, context, prior.at(int(t[0])), energy, fps, chunk, checkpointing)
+        eps = found.noise
+        if scale != 1:
+            uncond = unet(x, t.to(x.device), empty.expand_as(context), fps=fps).float()
+            eps = combine_cfg(eps, uncond, torch.full((len(x),), scale - 1.0))
+        strengths = torch.full((len(x),), strength / LAMBDA_UNIT)
+        index = torch.searchsorted(solver.timesteps, t.cpu().contiguous())
+        return eps, combine(eps, found.score, strengths, solver.alpha_bar[index], solver.alpha_bar_prev[index])
+
+    return predict

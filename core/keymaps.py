@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from .config import UNetConfig, VAEConfig
@@ -20,10 +21,12 @@ class KeyMap:
         names: our key -> the published one.
         pointwise: our weights that are Linear here and convolutions of kernel 1 in the published file, with the number
             of trailing axes that the published weight has in addition.
+        unused: pattern of the published keys that our network has no use for.
     """
 
     names: dict[str, str]
     pointwise: dict[str, int] = field(default_factory=dict)
+    unused: str | None = None
 
     def to_published(self, state: StateDict) -> StateDict:
         """Our state dict -> the published layout (views, no copies). KeyError on a name that is not ours."""
@@ -35,12 +38,16 @@ class KeyMap:
     def from_published(self, state: StateDict) -> StateDict:
         """The published layout -> ours. Keys that the map does not know are kept, so that strict loading names them."""
         ours = {published: key for key, published in self.names.items()}
-        renamed = {ours.get(key, key): value for key, value in state.items()}
+        renamed = {ours.get(key, key): value for key, value in state.items() if not self.is_unused(key)}
         for key, axes in self.pointwise.items():
             value = renamed.get(key)
             if value is not None and value.shape[value.ndim - axes :] == (1,) * axes:
                 renamed[key] = value.reshape(value.shape[: value.ndim - axes])
         return renamed
+
+    def is_unused(self, key: str) -> bool:
+        """Whether the published ``key`` is dropped on purpose."""
+        return self.unused is not None and re.match(self.unused, key) is not None
 
 
 def _rename(key: str, prefixes: dict[str, str], leaves: list[tuple[str, str]]) -> str:
@@ -158,3 +165,96 @@ def vae_key_map(config: VAEConfig, keys: list[str]) -> KeyMap:
 def text_key_map(keys: list[str]) -> KeyMap:
     """Map for the text tower's ``keys`` to VideoCrafter2's ``cond_stage_model``."""
     return KeyMap({key: f"model.{key}" for key in keys})
+
+
+# --- reward models ----------
+
+# Buffers of position numbers, which older files carry.
+_POSITION_IDS = r".*position_ids$"
+
+
+def clip_key_map(keys: list[str]) -> KeyMap:
+    """Map for the ``keys`` of a CLIP of two towers to OpenCLIP's names, in which HPSv2.1 is published too."""
+    return KeyMap({key: key.removeprefix("text.tower.") for key in keys}, unused=_POSITION_IDS)
+
+
+_TRANSFORMERS_CLIP = [
+    (r"^visual_projection\.weight", "visual.proj"),
+    (r"^text_projection\.weight", "text_projection"),
+    (r"^vision_model\.embeddings\.class_embedding", "visual.class_embedding"),
+    (r"^vision_model\.embeddings\.patch_embedding\.", "visual.conv1."),
+    (r"^vision_model\.embeddings\.position_embedding\.weight", "visual.positional_embedding"),
+    (r"^vision_model\.pre_layrnorm\.", "visual.ln_pre."),  # the misspelling is the published one
+    (r"^vision_model\.post_layernorm\.", "visual.ln_post."),
+    (r"^vision_model\.encoder\.layers\.", "visual.transformer.resblocks."),
+    (r"^text_model\.embeddings\.token_embedding\.", "token_embedding."),
+    (r"^text_model\.embeddings\.position_embedding\.weight", "positional_embedding"),
+    (r"^text_model\.final_layer_norm\.", "ln_final."),
+    (r"^text_model\.encoder\.layers\.", "transformer.resblocks."),
+    (r"\.self_attn\.(q|k|v)_proj\.(weight|bias)", r".attn.in_proj_\2.\1"),
+    (r"\.self_attn\.out_proj\.", ".attn.out_proj."),
+    (r"\.layer_norm([12])\.", r".ln_\1."),
+    (r"\.mlp\.fc1\.", ".mlp.c_fc."),
+    (r"\.mlp\.fc2\.", ".mlp.c_proj."),
+]
+
+
+def clip_from_transformers(state: StateDict) -> StateDict:
+    """A CLIP with transformers' names (as PickScore is published) -> OpenCLIP's; any other state dict as it is."""
+    if "vision_model.embeddings.class_embedding" not in state:
+        return state
+    renamed = {_rename(key, {"": ""}, _TRANSFORMERS_CLIP): value for key, value in state.items()}
+    for key in ("visual.proj", "text_projection"):  # a Linear there, a matrix from the right here
+        if key in renamed:
+            renamed[key] = renamed[key].T
+    for query in [key for key in renamed if re.search(r"in_proj_(weight|bias)\.q$", key)]:
+        parts = [renamed.pop(query[:-1] + part, None) for part in "qkv"]
+        if all(part is not None for part in parts):
+            renamed[query[:-2]] = torch.cat(parts)
+    return renamed
+
+
+_INTERNVIDEO2_LEAVES = [
+    (r"^patch_embed\.", "patch_embed.proj."),
+    (r"^image_pos_embed$", "img_pos_embed"),
+    (r"attn\.to_(qkv)\.", r"attn.\1."),
+    (r"attn\.norm_([qk])\.", r"attn.\1_norm."),
+    (r"attn\.to_out\.", "attn.proj."),
+    (r"\.scale([12])$", r".ls\1.gamma"),
+    (r"^pool\.norm_([qkv])\.", r"clip_projector.norm1_\1."),
+    (r"^pool\.to_([qkv])\.weight$", r"clip_projector.cross_attn.\1.weight"),
+    (r"^pool\.to_([qkv])\.bias$", r"clip_projector.cross_attn.\1_bias"),
+    (r"^pool\.to_out\.", "clip_projector.cross_attn.proj."),
+]
+# The score needs no more than these four, and of the vision tower not the decoders of its pretraining.
+_INTERNVIDEO2_UNUSED = (
+    r"(?!(vision_encoder|text_encoder\.bert|vision_proj|text_proj)\.)|"
+    r"vision_encoder\.((final_)?clip_decoder\.|clip_(img_)?pos_embed$)|" + _POSITION_IDS
+)
+
+
+def internvideo2_key_map(keys: list[str], text_layers: int) -> KeyMap:
+    """Map for the ``keys`` of InternVideo2's two towers to those below ``module`` in the published stage 2 file.
+
+    ``text_layers`` are kept of BERT; the file's further ones fuse text and video and are not used by the score.
+    """
+    prefixes = {
+        "vision.": "vision_encoder.",
+        "text.bert.": "text_encoder.bert.",
+        "vision_proj.": "vision_proj.",
+        "text_proj.": "text_proj.",
+    }
+    names = {
+        key: _rename(key, prefixes, _INTERNVIDEO2_LEAVES if key.startswith("vision.") else []) for key in keys
+    }
+    kept = "|".join(map(str, range(text_layers)))
+    fusion = rf"text_encoder\.bert\.encoder\.layer\.(?!({kept})\.)"
+    return KeyMap(names, unused=f"{_INTERNVIDEO2_UNUSED}|{fusion}")
+
+
+def imagereward_key_map(keys: list[str]) -> KeyMap:
+    """Map for the ``keys`` of ImageReward's BLIP and head to its published file."""
+    prefixes = {"vision.": "blip.visual_encoder.", "text.bert.": "blip.text_encoder.", "head.": "mlp.layers."}
+    # The two projections serve BLIP's own pretraining.
+    unused = rf"blip\.(vision|text)_proj\.|{_POSITION_IDS}"
+    return KeyMap({key: _rename(key, prefixes, []) for key in keys}, unused=unused)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from .schedule import SOLVER_STEPS, TRAIN_TIMESTEPS, NoiseSchedule, expand, solv
 
 # Predicts the noise: (x (B, C, F, H, W), t (B,)) -> eps.
 Denoiser = Callable[[Tensor, Tensor], Tensor]
+# The same, or where the solver's step shall go elsewhere than x0 says, the pair (eps of x0, eps of the step).
+GuidedDenoiser = Callable[[Tensor, Tensor], Tensor | tuple[Tensor, Tensor]]
 # Called after every step with {"i", "steps", "t", "x", "denoised"}.
 Callback = Callable[[dict], None]
 
@@ -28,6 +31,20 @@ class DDIMSolver:
 
     def __len__(self) -> int:
         return len(self.timesteps)
+
+    def steps_to(self, t: int) -> int:
+        """Number of grid points up to the first at or above timestep ``t``: what an inversion to ``t`` takes.
+
+        Raises:
+            ValueError: if ``t`` lies outside the grid.
+        """
+        top = int(self.timesteps[-1])
+        if not 0 <= t <= top:
+            raise ValueError(
+                f"timestep {t} lies outside the grid of {len(self)} steps, which is 0..{top}; a number of steps that "
+                f"divides {TRAIN_TIMESTEPS} reaches {TRAIN_TIMESTEPS - 1}"
+            )
+        return int(torch.searchsorted(self.timesteps, t)) + 1
 
     def step(self, x0: Tensor, eps: Tensor, index: Tensor) -> Tensor:
         """Ψ: from grid point ``index`` (B,) to the one before it, given predicted x0 and noise."""
@@ -59,8 +76,42 @@ class DDIMSolver:
         return trajectory
 
 
+@dataclass(frozen=True)
+class Trajectory:
+    """The path of a DDIM inversion: its levels, and any timestep between them.
+
+    On a coarse grid this is an approximation whose error is that of the coarse steps.
+    """
+
+    solver: DDIMSolver
+    x0: Tensor  # clean latents (B, C, F, H, W), the level of t = 0
+    levels: list[Tensor]  # of ``DDIMSolver.invert``; the i-th belongs to the i-th grid point
+
+    def at(self, t: int) -> Tensor:
+        """Latents at timestep ``t``, without evaluating the network.
+
+        A step of DDIM holds the noise constant, so that x / alpha moves in a straight line of sigma / alpha. A point on
+        the line is where a shorter step with the same noise would have ended.
+
+        Raises:
+            ValueError: if the trajectory does not reach ``t``.
+        """
+        i = self.solver.steps_to(t) - 1
+        if i >= len(self.levels):
+            raise ValueError(f"timestep {t} lies beyond the {len(self.levels)} inverted levels")
+        upper = int(self.solver.timesteps[i])
+        if upper == t:
+            return self.levels[i]
+        lower, below = (int(self.solver.timesteps[i - 1]), self.levels[i - 1]) if i else (0, self.x0)
+        (a0, s0), (a, s), (a1, s1) = (
+            self.solver.schedule.coefficients(torch.tensor([step]), self.x0) for step in (lower, t, upper)
+        )
+        part = (s / a - s0 / a0) / (s1 / a1 - s0 / a0)
+        return a * torch.lerp(below / a0, self.levels[i] / a1, part)
+
+
 def sample_ddim(
-    eps_model: Denoiser,
+    eps_model: GuidedDenoiser,
     noise: Tensor,
     schedule: NoiseSchedule,
     steps: int = 50,
@@ -68,15 +119,16 @@ def sample_ddim(
 ) -> Tensor:
     """The teacher's sampler: DDIM from pure noise (B, C, F, H, W) to clean latents.
 
-    ``eps_model`` applies classifier-free guidance itself (``guidance.cfg_model``).
+    ``eps_model`` applies its guidance itself (``guidance.cfg_model``, ``guidance.motion_model``).
     """
     solver = DDIMSolver(schedule, steps)
     x = noise
     for i, index in enumerate(reversed(range(steps))):
         t = solver.timesteps[index].expand(x.shape[0])
         eps = eps_model(x, t)
+        eps, eps_step = eps if isinstance(eps, tuple) else (eps, eps)
         x0 = schedule.predict_x0(x, eps, t)
-        x = solver.step(x0, eps, torch.full_like(t, index))
+        x = solver.step(x0, eps_step, torch.full_like(t, index))
         if callback:
             callback({"i": i, "steps": steps, "t": int(t[0]), "x": x, "denoised": x0})
     return x0

@@ -47,12 +47,20 @@ class TextEncoder(nn.Module):
     def device(self) -> torch.device:
         return self.tower.ln_final.weight.device
 
-    def tokenize(self, prompts: list[str]) -> Tensor:
-        """Token ids (B, 77), int64: start, ids, end, zeros; too long prompts are cut, keeping the end token."""
+    @property
+    def tokenizer(self) -> SimpleTokenizer:
         if self._tokenizer is None:
             where = {"bpe_path": str(self._merges)} if self._merges else {}
             self._tokenizer = SimpleTokenizer(context_length=self.config.context_length, **where)
-        return self._tokenizer(prompts)
+        return self._tokenizer
+
+    def tokenize(self, prompts: list[str]) -> Tensor:
+        """Token ids (B, 77), int64: start, ids, end, zeros; too long prompts are cut, keeping the end token."""
+        return self.tokenizer(prompts)
+
+    def count_tokens(self, prompt: str) -> int:
+        """Tokens that ``prompt`` needs, uncut, with the start and the end token."""
+        return len(self.tokenizer.encode(prompt)) + 2
 
     def forward(self, tokens: Tensor, skip_last: int = 1) -> Tensor:
         """Token ids (B, L) -> context (B, L, D), without the last ``skip_last`` layers (1 = penultimate)."""

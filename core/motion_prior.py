@@ -1,0 +1,286 @@
+"""A reference video as a motion prior: its latents at any timestep, its attention there, and the file of it.
+
+At full size one inversion is 97 % of what guidance costs, so everything here says how many UNet evaluations it spent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .checkpoints import CheckpointError, read_state, save_tensors
+from .config import UNetConfig, unet_config_from_dict
+from .energies import Reference, TopEntries
+from .guidance import cfg_model
+from .motion import read_reference
+from .schedule import SOLVER_STEPS, TRAIN_TIMESTEPS, NoiseSchedule, draw_noise
+from .solver import Callback, DDIMSolver, Denoiser, Trajectory
+from .unet import UNet3D
+
+FORMAT, VERSION = "t2v-turbo motion prior", 1
+# How the reference gets its latents at a timestep.
+METHODS = ("ddim", "noise")
+# Tensors of a layer in the file, the fields of TopEntries.
+PARTS = ("index", "value")
+
+
+# --- latents ----------
+
+
+@dataclass(frozen=True)
+class PriorLatents:
+    """Latents of a reference at some timesteps."""
+
+    latents: dict[int, Tensor]  # timestep -> (B, C, F, H, W)
+    evaluations: int  # of the UNet, one per sample and step
+
+
+def inversion_steps(timesteps: Iterable[int], method: str, grid: int) -> int:
+    """UNet evaluations per sample that ``prior_latents`` spends.
+
+    Raises:
+        ValueError: for an unknown method, or a timestep outside the grid.
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown method '{method}' of a motion prior; known are {', '.join(METHODS)}")
+    if method == "noise":
+        return 0
+    solver = DDIMSolver(NoiseSchedule(), grid)
+    return max(solver.steps_to(t) for t in timesteps)
+
+
+@torch.no_grad()
+def prior_latents(
+    eps_model: Denoiser,
+    x0: Tensor,
+    timesteps: Sequence[int],
+    schedule: NoiseSchedule,
+    method: str = "ddim",
+    grid: int = SOLVER_STEPS,
+    generator: torch.Generator | list[torch.Generator] | None = None,
+    callback: Callback | None = None,
+) -> PriorLatents:
+    """Latents of clips at all of ``timesteps``, from one inversion or none.
+
+    Args:
+        eps_model: the teacher's noise prediction for the clips' own captions without CFG (``cfg_model``, scale 1).
+        x0: clean latents (B, C, F, H, W).
+        timesteps: 0..999, in any order.
+        method: "ddim" inverts once up to the highest timestep and keeps the trajectory; "noise" noises the clips once,
+            which asks nothing of the network.
+        grid: steps of a whole inversion. 200 are the authors'; with 50 or 25 a timestep between two grid points is
+            interpolated (``Trajectory.at``).
+        generator: for "noise", one for all or one per sample.
+
+    Raises:
+        ValueError: for an unknown method, no timestep, or one outside the grid.
+    """
+    if not timesteps:
+        raise ValueError("timesteps: a motion prior needs at least one, 0..999")
+    steps = inversion_steps(timesteps, method, grid)
+    if method == "noise":
+        noise = draw_noise(x0.shape, generator).to(x0)
+        latents = {t: schedule.add_noise(x0, noise, torch.full((len(x0),), t)) for t in timesteps}
+        return PriorLatents(latents, 0)
+    solver = DDIMSolver(schedule, grid)
+    trajectory = Trajectory(solver, x0, solver.invert(eps_model, x0, steps, callback))
+    return PriorLatents({t: trajectory.at(t) for t in timesteps}, steps * len(x0))
+
+
+# --- the prior ----------
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a prior is made from and how; kept in its file."""
+
+    family: str  # of the model that read the reference
+    caption: str = ""  # of the reference, under which it was read
+    source: str = ""  # free text, for example the video's file name
+    method: str = "ddim"
+    grid: int = SOLVER_STEPS
+    fps: int = 8
+
+
+@dataclass
+class MotionPrior:
+    """The attention of one reference clip at a set of timesteps.
+
+    Attributes:
+        references: timestep -> layer -> largest entries of its attention, with a batch axis of 1.
+        config: architecture of the UNet that read them, as a teacher.
+        size: frames, height and width of the reference's latents.
+        evaluations: of the UNet, spent on making it.
+    """
+
+    references: dict[int, Reference]
+    config: UNetConfig
+    size: tuple[int, int, int]
+    origin: Origin
+    evaluations: int = 0
+
+    @property
+    def timesteps(self) -> list[int]:
+        return sorted(self.references)
+
+    @property
+    def layers(self) -> list[str]:
+        return list(self.references[self.timesteps[0]])
+
+    @property
+    def keep(self) -> int:
+        """Entries kept per row of attention."""
+        return self.references[self.timesteps[0]][self.layers[0]].kept
+
+    def at(self, t: int) -> Reference:
+        """The reference's attention at the timestep nearest to ``t``, the noisier of two equally near."""
+        return self.references[min(self.timesteps, key=lambda there: (abs(there - t), -there))]
+
+    def check(self, unet: UNet3D, shape: Sequence[int] | None = None) -> None:
+        """Whether it fits a UNet and, if given, the shape (B, C, F, H, W) of latents.
+
+        Raises:
+            ValueError: naming both sides and the remedy.
+        """
+        here = unet.config.as_teacher()
+        if here != self.config:
+            there, now = asdict(self.config), asdict(here)
+            pairs = ((name, there[name], now[name]) for name in now if there[name] != now[name])
+            differing = ", ".join(f"{name} {old} there, {new} here" for name, old, new in pairs)
+            raise ValueError(
+                f"the motion prior was read by '{self.origin.family}' of architecture {fingerprint(self.config)}, this "
+                f"UNet is of {fingerprint(here)} ({differing}): make the prior anew with the model that it shall guide"
+            )
+        if shape is not None and tuple(shape[2:]) != self.size:
+            raise ValueError(
+                f"the motion prior is of {_told(self.size)}, the video of {_told(shape[2:])}: make the prior anew from "
+                "as many frames of the same size, or sample at the prior's"
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Write as safetensors; what it was made from is JSON in the metadata."""
+        about = {
+            "version": VERSION,
+            "architecture": fingerprint(self.config),
+            "config": asdict(self.config),
+            "size": self.size,
+            "origin": asdict(self.origin),
+            "evaluations": self.evaluations,
+            "timesteps": self.timesteps,
+            "layers": self.layers,
+        }
+        tensors = {
+            f"{t}/{layer}/{part}": getattr(top, part)
+            for t, reference in self.references.items()
+            for layer, top in reference.items()
+            for part in PARTS
+        }
+        save_tensors(tensors, path, {"format": FORMAT, "about": json.dumps(about, ensure_ascii=False)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> MotionPrior:
+        """Read a prior.
+
+        Raises:
+            CheckpointError: if the file is missing, damaged, or no motion prior of this version.
+        """
+        tensors, metadata = read_state(path)
+        if metadata.get("format") != FORMAT:
+            raise CheckpointError(f"{path}: is no motion prior; make one from a reference video")
+        try:
+            prior = cls._from_file(tensors, json.loads(metadata["about"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"{path}: not a readable motion prior ({error!r}); make it anew") from error
+        return prior
+
+    @classmethod
+    def _from_file(cls, tensors: dict[str, Tensor], about: dict) -> MotionPrior:
+        if about["version"] != VERSION:
+            raise ValueError(f"version {about['version']}, known is {VERSION}")
+        references = {
+            t: {layer: TopEntries(*(tensors[f"{t}/{layer}/{part}"] for part in PARTS)) for layer in about["layers"]}
+            for t in about["timesteps"]
+        }
+        config, (frames, height, width) = unet_config_from_dict(about["config"]), about["size"]
+        prior = cls(references, config, (frames, height, width), Origin(**about["origin"]), about["evaluations"])
+        prior._validate()
+        return prior
+
+    def _validate(self) -> None:
+        """What a file may get wrong and a device would only answer with a crash."""
+        if not self.references or not self.layers:
+            raise ValueError("no timestep or no layer")
+        frames = self.size[0]
+        for t, reference in self.references.items():
+            if not (isinstance(t, int) and 0 <= t < TRAIN_TIMESTEPS):
+                raise ValueError(f"timestep {t} is outside 0..{TRAIN_TIMESTEPS - 1}")
+            for layer, top in reference.items():
+                if not top.indexes(frames):
+                    raise ValueError(f"layer '{layer}' at timestep {t} does not index {frames} frames")
+
+
+def _told(size: Sequence[int]) -> str:
+    frames, height, width = size
+    return f"{frames} frames of {width}x{height} latents"
+
+
+def fingerprint(config: UNetConfig) -> str:
+    """Short name of an architecture; its conditions do not count, so teacher and student share it."""
+    return hashlib.sha256(json.dumps(asdict(config.as_teacher()), sort_keys=True).encode()).hexdigest()[:8]
+
+
+@torch.no_grad()
+def make_prior(
+    unet: UNet3D,
+    x0: Tensor,
+    context: Tensor,
+    timesteps: Sequence[int],
+    schedule: NoiseSchedule,
+    origin: Origin,
+    keep: int | None = 1,
+    layers: Sequence[str] | None = None,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float16,
+    callback: Callback | None = None,
+) -> MotionPrior:
+    """Read the motion of one reference clip.
+
+    Args:
+        x0: clean latents (1, C, F, H, W).
+        context: embedding (1, L, D) of the origin's caption.
+        timesteps: where it will guide: the sampler's guided ones, or a single one for all.
+        origin: names the method, the grid and the fps condition as well.
+        keep: entries kept of every row of attention, None = all; the energies by top entries need 1.
+        layers: names of temporal attention layers; None = ``motion_layers``.
+        generator: for the method "noise".
+        dtype: of the kept probabilities.
+        callback: called after every UNet evaluation with {"i", "steps", "t", "x", "denoised"}.
+
+    Raises:
+        ValueError: for more than one clip, an unknown method or layer, or a timestep outside the grid.
+    """
+    if len(x0) != 1:
+        raise ValueError(f"a motion prior is of one clip, {len(x0)} were given")
+    timesteps = sorted(set(timesteps))
+    inverting = inversion_steps(timesteps, origin.method, origin.grid)
+    steps = inverting + len(timesteps)
+
+    def relay(info: dict) -> None:
+        if callback:
+            callback(info | {"steps": steps})
+
+    eps_model = cfg_model(unet, context, context, 1, origin.fps)
+    found = prior_latents(eps_model, x0, timesteps, schedule, origin.method, origin.grid, generator, relay)
+    references = {}
+    for i, (t, x_ref) in enumerate(found.latents.items(), start=inverting):
+        reference = read_reference(unet, x_ref, torch.tensor([t]), context, keep, origin.fps, layers)
+        references[t] = {name: top.to("cpu", dtype) for name, top in reference.items()}
+        relay({"i": i, "t": t, "x": x_ref, "denoised": x0})
+    evaluations = found.evaluations + len(timesteps)
+    return MotionPrior(references, unet.config.as_teacher(), tuple(x0.shape[2:]), origin, evaluations)
