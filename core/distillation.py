@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .consistency import HUBER_C, consistency_function, pseudo_huber
-from .guidance import combine_cfg, guided_noise
+from .guidance import combine_cfg, find_combination
 from .schedule import NoiseSchedule
 from .solver import DDIMSolver
 from .unet import LAMBDA_UNIT, UNet3D
@@ -50,6 +50,7 @@ class ConsistencyDistillation:
         tau: motion guidance applies at solver index >= (1 − tau) · solver_steps.
         huber_c: width of the pseudo-Huber loss.
         fps: frame rate condition.
+        combination: how the score enters the solver's step, a name of ``guidance.COMBINATIONS``.
     """
 
     def __init__(
@@ -60,7 +61,9 @@ class ConsistencyDistillation:
         tau: float = 0.5,
         huber_c: float = HUBER_C,
         fps: int = 8,
+        combination: str = "released",
     ):
+        self.combine = find_combination(combination)
         self.schedule, self.solver = schedule, DDIMSolver(schedule, solver_steps)
         self.motion, self.tau, self.huber_c, self.fps = motion, tau, huber_c, fps
 
@@ -79,8 +82,9 @@ class ConsistencyDistillation:
         )
         eps = combine_cfg(batch.cond, batch.uncond, omega)
         if batch.score is not None:
-            alpha_bar = self.schedule.alpha_bar[t].to(eps.device)
-            eps = guided_noise(eps, batch.score, self.lambdas(batch) / LAMBDA_UNIT, alpha_bar)
+            index = batch.index.cpu()
+            alpha_bars = (table[index].to(eps.device) for table in (self.solver.alpha_bar, self.solver.alpha_bar_prev))
+            eps = self.combine(eps, batch.score, self.lambdas(batch) / LAMBDA_UNIT, *alpha_bars)
         return self.solver.step(x0, eps, batch.index)
 
     def __call__(self, student: UNet3D, batch: Batch, omega: Tensor, target_net: UNet3D | None = None) -> StepOutput:

@@ -46,14 +46,18 @@ def cfg_model(unet: UNet3D, context: Tensor, empty: Tensor, scale: float, fps: i
     return predict
 
 
-def guided_noise(eps: Tensor, score: Tensor, strength: Tensor, alpha_bar: Tensor) -> Tensor:
-    """Motion guidance as the released weights saw it: the score enters the noise only, x0 stays as it is.
+# How a score enters a step of the solver: (eps, score, strength (B,), alpha_bar (B,) where the step begins, alpha_bar
+# (B,) where it ends) -> the noise that the step takes, while x0 follows from eps.
+Combination = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def released(eps: Tensor, score: Tensor, strength: Tensor, alpha_bar: Tensor, alpha_bar_prev: Tensor) -> Tensor:
+    """As the released weights were trained: the score enters the noise only, x0 stays as it is.
 
     Args:
         eps: CFG-combined noise (B, C, F, H, W).
         score: gradient of the energy with respect to the latents times LAMBDA_UNIT (``motion_score``), same shape.
-        strength: lambda in the network's unit (B,), lambda / LAMBDA_UNIT, 0.05 for the paper's 500; 0 = unguided.
-        alpha_bar: at the latents' timesteps (B,).
+        strength: lambda / LAMBDA_UNIT (B,), 0.05 for the paper's 500; 0 = unguided.
 
     The factor is sqrt(1 − sqrt(alpha_bar)), as in the authors' code, where classifier guidance would have
     sqrt(1 − alpha_bar). Subtracting from the noise makes the DDIM step descend the energy.
@@ -62,26 +66,8 @@ def guided_noise(eps: Tensor, score: Tensor, strength: Tensor, alpha_bar: Tensor
     return eps - expand(factor, eps).to(eps) * score
 
 
-def guided_solution(solution: Tensor, gradient: Tensor, strength: float) -> Tensor:
-    """Motion guidance as Eq. 8 prints it: solution + lambda · gradient, added to the ODE solution itself.
-
-    ``gradient`` is used as given; pass the negative gradient of the energy to descend it.
-    """
-    return solution + strength * gradient
-
-
-# How a score enters a step of the solver: (eps, score, strength (B,), alpha_bar (B,) where the step begins, alpha_bar
-# (B,) where it ends) -> the noise that the step takes, while x0 follows from eps.
-Combination = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
-
-
-def released(eps: Tensor, score: Tensor, strength: Tensor, alpha_bar: Tensor, alpha_bar_prev: Tensor) -> Tensor:
-    """As the released weights were trained: ``guided_noise``. How far it moves a step depends on the timestep."""
-    return guided_noise(eps, score, strength, alpha_bar)
-
-
 def equation8(eps: Tensor, score: Tensor, strength: Tensor, alpha_bar: Tensor, alpha_bar_prev: Tensor) -> Tensor:
-    """``guided_solution`` in descent: the solution moves by −lambda · gradient at every timestep.
+    """Eq. 8: the solution moves by −lambda · gradient at every timestep. (The paper prints a plus; descent is meant.)
 
     Said in the noise, which the solver's step multiplies by sqrt(1 − alpha_bar_prev).
     """

@@ -346,8 +346,17 @@ def test_train_step_solution(train_step, schedule):
     unguided = Batch(**{**vars(batch), "score": None})
     solution = distillation.solve(unguided, data["w"])
     assert_near(solution, data["x_prev_cfg"], 1e-5)
-    paper = guidance.guided_solution(solution, data["paper_G"], meta["args"]["paper_lambda"])
-    assert_near(paper, data["x_prev_paper"], 1e-5)
+
+
+def test_train_step_equation8(train_step):
+    """Eq. 8 as the paper prints it, with a plus, on every sample: our combination with the gradient's sign turned."""
+    meta, data, distillation, batch, _, _ = train_step
+    solver, eps = distillation.solver, guidance.combine_cfg(batch.cond, batch.uncond, data["w"])
+    strength = torch.full((len(eps),), meta["args"]["paper_lambda"])
+    alpha_bars = solver.alpha_bar[batch.index], solver.alpha_bar_prev[batch.index]
+    moved = guidance.equation8(eps, -data["paper_G"], strength, *alpha_bars)
+    change = solver.step(torch.zeros_like(eps), moved - eps, batch.index)
+    assert_near(data["x_prev_cfg"] + change, data["x_prev_paper"], 1e-5)
 
 
 def test_train_step_forward(train_step):
