@@ -1,4 +1,4 @@
-"""Read and write clips: mp4 (H.264), webm and gif, through PyAV and Pillow."""
+"""Clips as tensors, pixels and files; written as mp4 (H.264) or gif, through PyAV and Pillow."""
 
 from __future__ import annotations
 
@@ -14,12 +14,24 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".gif")
+from .video_reading import VIDEO_SUFFIXES, VideoError, iterate_video, read_metadata, read_video, video_duration
+
+__all__ = [
+    "VIDEO_SUFFIXES",
+    "WRITABLE_SUFFIXES",
+    "VideoError",
+    "check_writable",
+    "from_uint8",
+    "iterate_video",
+    "read_metadata",
+    "read_video",
+    "replacing",
+    "to_uint8",
+    "video_duration",
+    "write_video",
+]
+
 WRITABLE_SUFFIXES = (".mp4", ".gif")
-
-
-class VideoError(ValueError):
-    """A clip that cannot be read or written; the message names the file and the reason."""
 
 
 def to_uint8(frames: Tensor) -> np.ndarray:
@@ -100,65 +112,3 @@ def _write_gif(path: Path, frames: np.ndarray, fps: float, metadata: dict[str, s
     images = [Image.fromarray(frame) for frame in frames]
     comment = "\n".join(f"{name}: {text}" for name, text in metadata.items()).encode()
     images[0].save(path, save_all=True, append_images=images[1:], duration=1000 / fps, loop=0, comment=comment)
-
-
-def read_metadata(path: str | Path) -> dict[str, str]:
-    """The text tags of a video file."""
-    with _opened(path) as container:
-        return dict(container.metadata)
-
-
-def read_video(path: str | Path, frames: int | None = None, fps: float | None = None) -> np.ndarray:
-    """Decode a clip to uint8 (F, H, W, 3), keeping in memory only the frames that are returned.
-
-    Args:
-        frames: number of frames from the start; None = all. A shorter clip returns fewer.
-        fps: rate to sample at, by time stamps (the newest frame at each instant); None = every frame as stored.
-
-    Raises:
-        VideoError: if the file is missing, broken or holds no video.
-    """
-    kept: list[np.ndarray] = []
-    with _opened(path) as container:
-        if not container.streams.video:
-            raise VideoError(f"{path}: holds no video stream")
-        try:
-            for image in _sampled(container, fps):
-                kept.append(image.to_ndarray(format="rgb24"))
-                if len(kept) == frames:
-                    break
-        except av.FFmpegError as error:
-            raise VideoError(f"{path}: broken after {len(kept)} frames ({error.strerror})") from error
-    if not kept:
-        raise VideoError(f"{path}: holds no frames")
-    return np.stack(kept)
-
-
-def _sampled(container: av.container.InputContainer, fps: float | None) -> Iterator[av.VideoFrame]:
-    """The frames of the first video stream, resampled in time to ``fps``; their pixels are not converted yet."""
-    wanted = 0  # index of the next frame of the result
-    start = previous = now = None
-    for frame in container.decode(video=0):
-        start = frame.time if start is None else start
-        now = frame.time - start if frame.time is not None else wanted / (fps or 1)
-        while fps and previous is not None and wanted / fps < now - 1e-6:
-            yield previous
-            wanted += 1
-        previous = frame
-        if not fps:
-            yield previous
-    if fps and previous is not None and wanted / fps <= now + 1e-6:
-        yield previous
-
-
-@contextmanager
-def _opened(path: str | Path) -> Iterator[av.container.InputContainer]:
-    path = Path(path)
-    if not path.is_file():
-        raise VideoError(f"{path}: no such video file")
-    try:
-        container = av.open(str(path))
-    except (av.FFmpegError, OSError) as error:
-        raise VideoError(f"{path}: cannot be read as a video ({error}); it is damaged or of another kind") from error
-    with container:
-        yield container

@@ -57,6 +57,7 @@ def test_a_record_is_what_the_teacher_says_at_a_noised_clip(config, random_shape
             "index": torch.int64}  # fmt: skip
         captions = json.loads((clips / about["clip"]).with_suffix(".json").read_text())
         assert about["caption"] == captions[about["kind"]] and about["index"] == int(x["index"])
+        assert about["start"] == 0  # these clips are just as long as a record
         t = 5 * x["index"][None] + 4
         with torch.no_grad():
             context, empty = model.text.encode([about["caption"]]), model.text.encode([""])
@@ -155,7 +156,9 @@ def test_the_launcher_tells_the_share_of_work(monkeypatch):
         preprocess.share_of_work(4, None)
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"records_per_clip": 3}, {"dtype": "bf16"}, {"limit": 6}])
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"records_per_clip": 3}, {"start": "first"}, {"dtype": "bf16"}, {"limit": 6}]
+)
 def test_other_settings_do_not_continue_a_set(config, change):
     preprocess.preprocess(config)
     before = files(config)

@@ -97,6 +97,7 @@ class PreprocessConfig:
     text_column: str = option("text", "table: column of the caption, the dense one where there is a short one too")
     short_column: str = option("short_text", "table: column of the short caption, may be absent")
     video_root: str | None = option(None, "table: folder that its paths start from; null = the table's own")
+    start: str = option("random", "part of a longer video that is used", choices=("first", "middle", "random"))
     frames: int | None = option(None, "frames of a clip; null = the family's", minimum=1)
     height: int | None = option(None, "pixels; null = the family's", minimum=8)
     width: int | None = option(None, "pixels; null = the family's", minimum=8)

@@ -10,12 +10,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..core.video import VIDEO_SUFFIXES, VideoError, from_uint8, read_video
+from ..core.video import VIDEO_SUFFIXES, VideoError, from_uint8, iterate_video, video_duration
 from .config import PreprocessConfig
 
 FALSE = ("", "0", "0.0", "false", "no", "none")
@@ -43,6 +44,7 @@ class DecodedClip:
     clip: Clip
     kind: str = ""  # of the caption, "short" or "dense"
     caption: str = ""
+    start: float = 0.0  # seconds into the video
     frames: Tensor | None = None  # uint8 (F, 3, H, W)
     problem: str | None = None  # reason why the clip is skipped
 
@@ -173,18 +175,39 @@ def choose_caption(captions: dict[str, str], wanted: str, generator: torch.Gener
     return wanted, captions[wanted]
 
 
-def read_frames(path: Path, frames: int, fps: float, height: int, width: int) -> Tensor:
-    """The first ``frames`` frames at ``fps``, uint8 (F, 3, H, W).
+def choose_start(path: Path, length: float, where: str, generator: torch.Generator) -> float:
+    """Seconds into a video at which ``length`` seconds of it begin.
+
+    Args:
+        where: "first" = at 0, "middle" = as much before as behind, "random" = uniform over all that fit.
+
+    Raises:
+        VideoError: if the file is broken.
+    """
+    if where == "first":
+        return 0.0
+    spare = max(0.0, video_duration(path) - length)
+    return spare * (0.5 if where == "middle" else torch.rand((), generator=generator).item())
+
+
+def read_frames(path: Path, frames: int, fps: float, height: int, width: int, start: float = 0.0) -> Tensor:
+    """``frames`` frames at ``fps`` from ``start`` seconds on, uint8 (F, 3, H, W); one at a time is held in full size.
 
     Raises:
         VideoError: if the file is broken or too short.
     """
-    images = read_video(path, frames, fps)
+    images = [_fitted(image, height, width) for image in iterate_video(path, frames, fps, start)]
     if len(images) < frames:
-        raise ClipError(f"too short: {len(images)} of {frames} frames at {fps:g} fps")
-    if images.shape[1:3] == (height, width):
-        return torch.from_numpy(images).permute(0, 3, 1, 2)
-    return (resize_and_crop(from_uint8(images), height, width) * 255).round().to(torch.uint8)
+        begin = f" from {start:.2f} s on" if start else ""
+        raise ClipError(f"too short: {len(images)} of {frames} frames at {fps:g} fps{begin}")
+    return torch.stack(images)
+
+
+def _fitted(image: np.ndarray, height: int, width: int) -> Tensor:
+    """uint8 (h, w, 3) -> (3, H, W)."""
+    if image.shape[:2] == (height, width):
+        return torch.from_numpy(image).permute(2, 0, 1)
+    return (resize_and_crop(from_uint8(image[None]), height, width)[0] * 255).round().to(torch.uint8)
 
 
 def resize_and_crop(frames: Tensor, height: int, width: int) -> Tensor:
@@ -213,7 +236,9 @@ class ClipDataset(Dataset):
             captions = read_captions(clip, config.lone_caption)
             generator = generator_for("caption", config.seed, position)
             kind, caption = choose_caption(captions, config.caption, generator)
-            pixels = read_frames(clip.path, frames, self.fps, height, width)
+            generator = generator_for("start", config.seed, position)
+            start = choose_start(clip.path, frames / self.fps, config.start, generator)
+            pixels = read_frames(clip.path, frames, self.fps, height, width, start)
         except (VideoError, OSError) as error:
             return DecodedClip(position, clip, problem=str(error))
-        return DecodedClip(position, clip, kind, caption, pixels)
+        return DecodedClip(position, clip, kind, caption, start, pixels)

@@ -113,7 +113,7 @@ def made_from(config: PreprocessConfig, clips: list[Clip], size: tuple[int, int,
     """Everything that the records depend on, as JSON values."""
     family = resolve_family(config.model.family)
     folder = Path(config.model.folder) if config.model.folder else family_folder(family.name)
-    same = ("caption", "solver_steps", "records_per_clip", "clips_per_shard", "precision", "dtype", "seed")
+    same = ("caption", "start", "solver_steps", "records_per_clip", "clips_per_shard", "precision", "dtype", "seed")
     return {
         "family": family.name,
         "weights": {name: file_hash(folder / name) for name in sorted(set(BASE_FILES[family.name]))},
@@ -235,6 +235,7 @@ class RecordMaker:
             "caption": clip.caption,
             "kind": clip.kind,
             "clip": clip.clip.name,
+            "start": clip.start,
             "use_motion_guide": clip.clip.use_motion_guide,
             "index": int(batch["index"][row]),
             "draw": draw,
