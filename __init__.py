@@ -12,19 +12,35 @@ NODE_DISPLAY_NAME_MAPPINGS = {}
 if __package__:
     from .nodes.latent import T2VTurboEmptyLatentVideo
     from .nodes.loader import T2VTurboLoader
-    from .nodes.sampling import T2VTurboSampler, T2VTurboSigmas
+    from .nodes.motion import (
+        T2VTurboLoadMotionPrior,
+        T2VTurboMotionGuidance,
+        T2VTurboMotionPrior,
+        T2VTurboSaveMotionPrior,
+    )
+    from .nodes.sampling import T2VTurboSampler, T2VTurboSigmas, T2VTurboTeacherSampler
 
     NODE_CLASS_MAPPINGS = {
         "T2VTurboLoader": T2VTurboLoader,
         "T2VTurboEmptyLatentVideo": T2VTurboEmptyLatentVideo,
         "T2VTurboSampler": T2VTurboSampler,
         "T2VTurboSigmas": T2VTurboSigmas,
+        "T2VTurboTeacherSampler": T2VTurboTeacherSampler,
+        "T2VTurboMotionPrior": T2VTurboMotionPrior,
+        "T2VTurboMotionGuidance": T2VTurboMotionGuidance,
+        "T2VTurboSaveMotionPrior": T2VTurboSaveMotionPrior,
+        "T2VTurboLoadMotionPrior": T2VTurboLoadMotionPrior,
     }
     NODE_DISPLAY_NAME_MAPPINGS = {
         "T2VTurboLoader": "T2V-Turbo Loader",
         "T2VTurboEmptyLatentVideo": "T2V-Turbo Empty Latent Video",
         "T2VTurboSampler": "T2V-Turbo Sampler",
         "T2VTurboSigmas": "T2V-Turbo Sigmas",
+        "T2VTurboTeacherSampler": "T2V-Turbo Teacher Sampler",
+        "T2VTurboMotionPrior": "T2V-Turbo Motion Prior",
+        "T2VTurboMotionGuidance": "T2V-Turbo Motion Guidance",
+        "T2VTurboSaveMotionPrior": "T2V-Turbo Save Motion Prior",
+        "T2VTurboLoadMotionPrior": "T2V-Turbo Load Motion Prior",
     }
 
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS", "WEB_DIRECTORY"]

@@ -94,6 +94,8 @@ class FamilyConfig:
     fps_condition: int = 16
     # Usual teacher scale, 1 = no guidance; the student's omega is this minus 1.
     guidance_scale: float = 7.5
+    # Usual lambda of motion guidance with the energy "mean", the paper's unit; it depends on the size of the clips.
+    motion_strength: float = 500.0
 
 
 VIDEOCRAFTER2 = FamilyConfig(name="videocrafter2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from torch import Tensor
 from .checkpoints import CheckpointError, load_text, load_unet, load_vae
 from .config import FAMILIES, FamilyConfig
 from .consistency import sample_consistency, student_model
-from .guidance import cfg_model
+from .guidance import cfg_model, motion_model
+from .motion_prior import MotionPrior
 from .schedule import NoiseSchedule, draw_noise
 from .solver import Callback, sample_ddim
 from .text import TextEncoder
@@ -23,7 +25,7 @@ PACKAGED_WEIGHTS = Path(__file__).parent.parent / "weights"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Students by the name that `load` takes; the first that exists is the default.
 STUDENT_FILES = {
-    "shapes": {"no-mg": "student.safetensors"},
+    "shapes": {"no-mg": "student.safetensors", "mg": "student_mg.safetensors"},
     "videocrafter2": {"mg": "unet_mg.pt", "no-mg": "unet_no_mg.pt"},
 }
 # The file of the teacher, the autoencoder and the text tower.
@@ -93,11 +95,14 @@ class Model:
         guidance: float | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         fps_condition: int | None = None,
-        motion: float = 0.0,
+        motion: float | None = None,
         tau: float = 0.5,
         callback: Callback | None = None,
+        prior: MotionPrior | None = None,
     ) -> Tensor:
         """Sample clean latents: few-step consistency sampling with a student, DDIM with CFG with a teacher.
+
+        Motion guidance: a teacher follows the motion of a ``prior``; a student distilled with lambda has it built in.
 
         Args:
             prompts: one per sample.
@@ -106,19 +111,54 @@ class Model:
             guidance: usual guidance scale, 1 = none; None = the family's. The student's omega is this minus 1.
             generator: draws the noise between the student's steps.
             fps_condition: the network's frame rate input; None = the family's.
-            motion, tau: see ``consistency.student_model``.
+            motion: lambda in the paper's unit, 0 = none; None = the family's, where there is anything to guide.
+            tau: fraction of the sampling that is guided, from the noisiest step on.
+            prior: motion of a reference clip, for a teacher only (``motion_prior.make_prior``).
 
         Returns:
             Scaled latents (B, 4, F, h, w), fp32.
+
+        Raises:
+            ValueError: for motion guidance that this UNet cannot do, or a prior that does not fit.
         """
+        self.check_motion(motion, prior, noise.shape)
         guidance = self.family.guidance_scale if guidance is None else guidance
         fps = self.family.fps_condition if fps_condition is None else fps_condition
+        motion = self.family.motion_strength if motion is None else motion
         context = self.text.encode(prompts).to(self.device)
         if self.is_student:
             predict = student_model(self.unet, context, guidance - 1, fps, motion, tau)
             return sample_consistency(predict, noise, self.schedule, steps or 4, generator, callback=callback)
-        predict = cfg_model(self.unet, context, self.text.encode([""]).to(self.device), guidance, fps)
-        return sample_ddim(predict, noise, self.schedule, steps or 50, callback)
+        given, steps = (context, self.text.encode([""]).to(self.device), guidance), steps or 50
+        if prior is None:
+            predict = cfg_model(self.unet, *given, fps)
+        else:
+            predict = motion_model(self.unet, prior, *given, self.schedule, steps, motion, tau, fps=fps)
+        return sample_ddim(predict, noise, self.schedule, steps, callback)
+
+    def check_motion(self, motion: float | None, prior: MotionPrior | None, shape: Sequence[int]) -> None:
+        """Whether motion guidance as asked for in ``sample`` is possible for latents of ``shape``.
+
+        Raises:
+            ValueError: naming what is missing or too much, and the remedy.
+        """
+        if self.is_student and prior is not None:
+            raise ValueError(
+                "a motion prior was given to a student, which cannot follow one: sample with the teacher (--teacher); "
+                "a student distilled with motion guidance takes lambda alone"
+            )
+        if prior is not None:
+            prior.check(self.unet, shape)
+        elif motion and not self.is_student:
+            raise ValueError(
+                f"lambda {motion:g} was given to a teacher without a motion prior: make one from a reference clip with "
+                "`t2v-turbo motion extract`"
+            )
+        elif motion and not self.unet.takes_motion:
+            raise ValueError(
+                f"lambda {motion:g} was given, but this student has no input for it: use one that was distilled with "
+                "motion=true (student 'mg'), or leave lambda out"
+            )
 
     @torch.no_grad()
     def decode(self, latents: Tensor, chunk: int = 16) -> Tensor:

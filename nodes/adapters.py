@@ -20,6 +20,7 @@ from ..core.text import TextEncoder
 from ..core.unet import UNet3D
 from ..core.vae import VideoVAE
 from .comfy_host import host
+from .sampling import MOTION_TAU
 
 # Key of our settings among a MODEL's transformer_options: keyword arguments of ``FramesAsBatch.denoiser``.
 SETTINGS = "t2v_turbo"
@@ -29,11 +30,13 @@ def native_parts(model: Model, precision: str) -> tuple:
     """A loaded model as (MODEL, CLIP, VAE)."""
     for part in (model.unet, model.vae, model.text):
         part.eval().requires_grad_(False)
-    network = FramesAsBatch(model.unet, model.vae.config.scale_factor)
+    network = FramesAsBatch(model.unet, model.vae.config.scale_factor, model.family.name)
     native = host().video_model(network, precision)
     settings = {"fps": model.family.fps_condition}
     if model.is_student:
         settings["omega"] = model.family.guidance_scale - 1
+    if model.unet.takes_motion:
+        settings |= {"motion": model.family.motion_strength, "tau": MOTION_TAU}
     native.model_options["transformer_options"][SETTINGS] = settings
     return native, ClipText(model.text, precision), FrameVAE(model.vae, precision)
 
@@ -48,12 +51,14 @@ class FramesAsBatch(nn.Module):
 
     Args:
         latent_scale: the network's latents are ComfyUI's times this.
+        family: name of the model family.
     """
 
-    def __init__(self, unet: UNet3D, latent_scale: float):
+    def __init__(self, unet: UNet3D, latent_scale: float, family: str):
         super().__init__()
         self.unet = unet
         self.latent_scale = latent_scale
+        self.family = family
 
     @property
     def dtype(self) -> torch.dtype:
@@ -83,11 +88,12 @@ class FramesAsBatch(nn.Module):
         predict = self.denoiser(context, transformer_options.get(SETTINGS, {}))
         return fold_frames(predict(unfold_frames(x, frames), timesteps[::frames]))
 
-    def check_context(self, context: Tensor) -> Tensor:
+    def check_context(self, context: Tensor, name: str = "positive") -> Tensor:
+        """The context itself; ``name`` is that of the node's input, for the message."""
         width = self.unet.config.context_dim
         if context.shape[-1] != width:
             raise ValueError(
-                f"positive: the prompt is {context.shape[-1]} numbers wide, but this model takes {width}; "
+                f"{name}: the prompt is {context.shape[-1]} numbers wide, but this model takes {width}; "
                 "encode it with the CLIP of the same T2V-Turbo Loader"
             )
         return context

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +21,11 @@ if TYPE_CHECKING:
 # Name of our folder below ComfyUI's models folder, and of its key in folder_paths.
 FOLDER = "t2v_turbo"
 SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
+# The same for motion priors, which are small and wanted apart from the models, in one format only.
+MOTION_FOLDER = "t2v_turbo_motion"
+MOTION_SUFFIXES = (".safetensors",)
+# Where below the output folder motion priors are looked for as well.
+SAVED_MOTION = "motion"
 
 
 def host() -> ComfyHost | PlainHost:
@@ -34,6 +41,27 @@ def named_dtype(precision: str) -> torch.dtype:
 
 
 # --- without ComfyUI ----------
+
+
+class Folders(NamedTuple):
+    """What ComfyUI calls its input and its output folder."""
+
+    input: Path
+    output: Path
+
+
+USUAL_FOLDERS = Folders(Path("input"), Path("output"))
+_current: ContextVar[Folders] = ContextVar("folders", default=USUAL_FOLDERS)
+
+
+@contextmanager
+def using_folders(folders: Folders) -> Iterator[None]:
+    """Other folders than ./input and ./output, while the block runs."""
+    before = _current.set(folders)
+    try:
+        yield
+    finally:
+        _current.reset(before)
 
 
 class PlainHost:
@@ -59,10 +87,10 @@ class PlainHost:
         """Bytes; unknown here, so plenty."""
         return 1 << 40
 
-    def progress(self, model: PlainPatcher, steps: int) -> Callable[[dict], None]:
+    def progress(self, model: PlainPatcher, steps: int, work: str = "sampling") -> Callable[[dict], None]:
         from tqdm.auto import tqdm
 
-        bar = tqdm(total=steps, desc="sampling", unit="step", leave=False)
+        bar = tqdm(total=steps, desc=work, unit="step", leave=False)
 
         def callback(info: dict) -> None:
             bar.update()
@@ -77,13 +105,34 @@ class PlainHost:
         return [models_folder()]
 
     def model_files(self) -> list[str]:
-        (root,) = self.model_folders()
-        return [path.relative_to(root).as_posix() for path in root.rglob("*") if path.suffix in SUFFIXES]
+        return list(listed(self.model_folders(), SUFFIXES))
 
     def model_path(self, name: str) -> Path:
-        if name not in self.model_files():
-            raise ValueError(f"model: '{name}' does not lie in {self.model_folders()[0]}")
-        return self.model_folders()[0] / name
+        return chosen("model", name, self.model_folders(), SUFFIXES)
+
+    def motion_files(self) -> list[str]:
+        return list(listed(self._motion_folders(), MOTION_SUFFIXES))
+
+    def motion_path(self, name: str) -> Path:
+        return chosen("motion", name, self._motion_folders(), MOTION_SUFFIXES)
+
+    def input_path(self, name: str) -> Path:
+        return inside(_current.get().input, name, "file")
+
+    def new_output(self, prefix: str, suffix: str) -> tuple[Path, str]:
+        """The next numbered file for a prefix and its subfolder, which is made, below the output folder."""
+        root = _current.get().output.resolve()
+        target = inside(root, prefix, "filename_prefix")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        taken = (path.stem.removeprefix(f"{target.name}_").rstrip("_") for path in target.parent.glob("*_*_.*"))
+        number = 1 + max((int(digits) for digits in taken if digits.isdecimal()), default=0)
+        return target.with_name(f"{target.name}_{number:05}_{suffix}"), target.parent.relative_to(root).as_posix()
+
+    def _motion_folders(self) -> list[Path]:
+        from ..core.model import models_folder
+
+        folders = _current.get()
+        return [models_folder().with_name(MOTION_FOLDER), folders.input, folders.output / SAVED_MOTION]
 
     def _device(self) -> torch.device:
         import torch
@@ -94,6 +143,41 @@ class PlainHost:
 
     def _dtype(self, precision: str) -> torch.dtype:
         return named_dtype("fp32" if precision == "auto" else precision)
+
+
+def listed(folders: list[Path], suffixes: tuple[str, ...]) -> dict[str, Path]:
+    """The files of these suffixes in folders and their subfolders, by relative name; the first of a name counts."""
+    found: dict[str, Path] = {}
+    for folder in folders:
+        for path in sorted(folder.rglob("*")):
+            if path.suffix in suffixes:
+                found.setdefault(path.relative_to(folder).as_posix(), path)
+    return found
+
+
+def chosen(what: str, name: str, folders: list[Path], suffixes: tuple[str, ...]) -> Path:
+    """The listed file of this name.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    path = listed(folders, suffixes).get(name)
+    if path is None:
+        raise ValueError(f"{what}: '{name}' does not lie in {' or '.join(map(str, folders))}")
+    return path
+
+
+def inside(folder: Path, name: str, what: str) -> Path:
+    """The path of ``name`` below a folder.
+
+    Raises:
+        ValueError: if it leads out of the folder.
+    """
+    folder = folder.resolve()
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder):
+        raise ValueError(f"{what}={name!r} leads out of {folder}; use a name inside it")
+    return path
 
 
 class PlainPatcher:
@@ -117,6 +201,10 @@ class PlainPatcher:
 
     def memory_required(self, shape: tuple[int, ...]) -> int:
         return 0
+
+    def set_model_sampler_post_cfg_function(self, function: Callable[[dict], torch.Tensor]) -> None:
+        before = self.model_options.get("sampler_post_cfg_function", [])
+        self.model_options["sampler_post_cfg_function"] = [*before, function]
 
 
 # --- with ComfyUI ----------
@@ -167,7 +255,7 @@ class ComfyHost:
 
         return int(management.get_free_memory(device))
 
-    def progress(self, model, steps: int) -> Callable[[dict], None]:
+    def progress(self, model, steps: int, work: str = "sampling") -> Callable[[dict], None]:
         """A sampler callback: progress bar, preview of the middle frame, and the Cancel button."""
         import comfy.model_management as management
         import comfy.utils
@@ -185,13 +273,7 @@ class ComfyHost:
         return callback
 
     def model_folders(self) -> list[Path]:
-        import folder_paths
-
-        default = os.path.join(folder_paths.models_dir, FOLDER)
-        folder_paths.add_model_folder_path(FOLDER, default, is_default=True)
-        # A new key lists every file until it is given suffixes.
-        folder_paths.folder_names_and_paths[FOLDER][1].update(SUFFIXES)
-        return [Path(folder) for folder in folder_paths.get_folder_paths(FOLDER)]
+        return self._folders(FOLDER, SUFFIXES)
 
     def model_files(self) -> list[str]:
         import folder_paths
@@ -204,6 +286,44 @@ class ComfyHost:
 
         self.model_folders()
         return Path(folder_paths.get_full_path_or_raise(FOLDER, name))
+
+    def motion_files(self) -> list[str]:
+        import folder_paths
+
+        self._motion_folders()
+        return folder_paths.get_filename_list(MOTION_FOLDER)
+
+    def motion_path(self, name: str) -> Path:
+        import folder_paths
+
+        if name not in self.motion_files():
+            raise ValueError(f"motion: '{name}' does not lie in {' or '.join(map(str, self._motion_folders()))}")
+        return Path(folder_paths.get_full_path_or_raise(MOTION_FOLDER, name))
+
+    def new_output(self, prefix: str, suffix: str) -> tuple[Path, str]:
+        import folder_paths
+
+        folder, name, number, subfolder, _ = folder_paths.get_save_image_path(
+            prefix, folder_paths.get_output_directory()
+        )
+        return Path(folder) / f"{name}_{number:05}_{suffix}", subfolder
+
+    def _motion_folders(self) -> list[Path]:
+        import folder_paths
+
+        saved = os.path.join(folder_paths.get_output_directory(), SAVED_MOTION)
+        return self._folders(MOTION_FOLDER, MOTION_SUFFIXES, folder_paths.get_input_directory(), saved)
+
+    def _folders(self, key: str, suffixes: tuple[str, ...], *more: str) -> list[Path]:
+        """The folders of a kind of file: that of the models folder, those of the user's settings, and ``more``."""
+        import folder_paths
+
+        folder_paths.add_model_folder_path(key, os.path.join(folder_paths.models_dir, key), is_default=True)
+        for folder in more:
+            folder_paths.add_model_folder_path(key, folder)
+        # A new key lists every file until it is given suffixes.
+        folder_paths.folder_names_and_paths[key][1].update(suffixes)
+        return [Path(folder) for folder in folder_paths.get_folder_paths(key)]
 
     def _patcher(self, model: nn.Module, kind: str, precision: str):
         load_device, offload_device = self._devices(kind)

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 
 from .. import NODE_CLASS_MAPPINGS
-from ..core.video import to_uint8, write_video
+from ..core.video import from_uint8, read_video, to_uint8, video_duration, write_video
+from .comfy_host import USUAL_FOLDERS, Folders, PlainHost, using_folders
 
 log = logging.getLogger(__name__)
 
@@ -35,53 +36,80 @@ def create_video(images, fps) -> tuple:
     return ((images, fps),)
 
 
+def load_video(file) -> tuple:
+    path = PlainHost().input_path(file)
+    frames = read_video(path)
+    return ((from_uint8(frames).movedim(1, -1), len(frames) / video_duration(path)),)
+
+
+def video_components(video) -> tuple:
+    """Images, no sound, frames per second."""
+    images, fps = video
+    return images, None, fps
+
+
+def preview_image(images) -> tuple:
+    """Nobody looks."""
+    return ()
+
+
+NATIVE = {
+    "CLIPTextEncode": encode_text,
+    "VAEDecode": decode,
+    "CreateVideo": create_video,
+    "LoadVideo": load_video,
+    "GetVideoComponents": video_components,
+    "PreviewImage": preview_image,
+}
+
+
 class SaveVideo:
-    """Writes mp4 files below a folder, numbered like ComfyUI's, with the graph as their tags."""
+    """Writes mp4 files below the output folder, numbered like ComfyUI's, with the graph as their tags."""
 
-    def __init__(self, folder: Path, tags: dict[str, str]):
-        self.folder, self.tags, self.saved = folder.resolve(), tags, []
+    def __init__(self, tags: dict[str, str]):
+        self.tags = tags
 
-    def __call__(self, video, filename_prefix, format="auto", codec="auto") -> tuple:
-        target = (self.folder / filename_prefix).resolve()
-        if not target.is_relative_to(self.folder):
-            raise ValueError(f"filename_prefix={filename_prefix!r} leads out of {self.folder}; use a name inside it")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        number = 1 + len(list(target.parent.glob(f"{target.name}_*_.mp4")))
+    def __call__(self, video, filename_prefix, format="auto", codec="auto") -> dict:
+        path, subfolder = PlainHost().new_output(filename_prefix, ".mp4")
         images, fps = video
-        path = target.with_name(f"{target.name}_{number:05}_.mp4")
         write_video(path, to_uint8(images.movedim(-1, 1)), fps, self.tags)
-        self.saved.append(path)
-        return ()
+        return {"ui": {"images": [{"filename": path.name, "subfolder": subfolder, "type": "output"}]}}
 
 
 # --- the graph ----------
 
 
-def run_graph(graph: dict, folder: Path, workflow: dict | None = None) -> list[Path]:
+def run_graph(
+    graph: dict, folder: Path, workflow: dict | None = None, inputs: Path = USUAL_FOLDERS.input
+) -> list[Path]:
     """Execute a graph in API format and return the files that it saved.
 
     Args:
         graph: node id -> {"class_type", "inputs"}; an input is a value or a link [node id, output index].
-        folder: ComfyUI's output folder.
+        folder, inputs: ComfyUI's output and input folder.
         workflow: the same graph in UI format, for the files' ``workflow`` tag, which ComfyUI opens.
 
     Raises:
         ValueError: for a node that is neither ours nor known here, a broken link, or a cycle.
     """
     tags = {"prompt": json.dumps(graph)} | ({"workflow": json.dumps(workflow)} if workflow else {})
-    save = SaveVideo(folder, tags)
-    native = {"CLIPTextEncode": encode_text, "VAEDecode": decode, "CreateVideo": create_video, "SaveVideo": save}
     ours = {name: getattr(node(), node.FUNCTION) for name, node in NODE_CLASS_MAPPINGS.items()}
-    results: dict[str, tuple] = {}
-    with torch.inference_mode():
+    known = NATIVE | {"SaveVideo": SaveVideo(tags)} | ours
+    results: dict[str, tuple | dict] = {}
+    with torch.inference_mode(), using_folders(Folders(inputs, folder)):
         for node_id in execution_order(graph):
             name = graph[node_id]["class_type"]
-            function = (native | ours).get(name)
-            if function is None:
-                raise ValueError(f"node {node_id}: '{name}' needs ComfyUI; known here: {', '.join(native | ours)}")
+            if name not in known:
+                raise ValueError(f"node {node_id}: '{name}' needs ComfyUI; known here: {', '.join(known)}")
             log.info("node %s: %s", node_id, name)
-            results[node_id] = function(**resolve(graph[node_id]["inputs"], results))
-    return save.saved
+            results[node_id] = known[name](**resolve(graph[node_id]["inputs"], results))
+    return [folder.resolve() / path for result in results.values() for path in saved_files(result)]
+
+
+def saved_files(result: tuple | dict) -> list[Path]:
+    """What an output node says it saved, as a path below the output folder."""
+    lists = result["ui"].values() if isinstance(result, dict) else ()
+    return [Path(file["subfolder"], file["filename"]) for files in lists for file in files]
 
 
 def execution_order(graph: dict) -> list[str]:
@@ -131,7 +159,8 @@ def override(graph: dict, settings: list[str]) -> dict:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m t2v_turbo.nodes.headless", description=__doc__.splitlines()[0])
     parser.add_argument("graph", type=Path, help="a graph saved with ComfyUI's Export (API)")
-    parser.add_argument("--out", type=Path, default=Path("output"), help="folder of the videos (default: output)")
+    parser.add_argument("--out", type=Path, default=USUAL_FOLDERS.output, help="folder of the videos (default: output)")
+    parser.add_argument("--input", type=Path, default=USUAL_FOLDERS.input, help="folder of inputs (default: input)")
     parser.add_argument("--set", nargs="*", default=[], metavar="NODE.INPUT=VALUE", help="change inputs of the graph")
     args = parser.parse_args(argv)
     try:
@@ -139,7 +168,7 @@ def main(argv: list[str] | None = None) -> int:
         # Our presets lie beside their UI-format twins.
         twin = args.graph.resolve().parent.parent / args.graph.name
         workflow = json.loads(twin.read_text(encoding="utf-8")) if twin.is_file() and not args.set else None
-        for path in run_graph(graph, args.out, workflow):
+        for path in run_graph(graph, args.out, workflow, args.input):
             print(path)
     except (ValueError, OSError) as error:
         print(f"headless: {' '.join(str(error).split())}", file=sys.stderr)

@@ -1,9 +1,16 @@
-"""Few-step sampling of a student: in one node, and as SIGMAS for the native samplers."""
+"""Sampling: a student in a few steps, its noise levels for native samplers, and a teacher with or without motion."""
 
 from __future__ import annotations
 
 from ..core.config import VIDEOCRAFTER2
 from . import CATEGORY
+
+# The type of a motion prior between nodes.
+MOTION = "T2V_TURBO_MOTION"
+# The paper's lambda and tau.
+MOTION_STRENGTH, MOTION_TAU = VIDEOCRAFTER2.motion_strength, 0.5
+
+# --- inputs that several nodes share ----------
 
 STEPS = {
     "default": 4,
@@ -11,6 +18,56 @@ STEPS = {
     "max": 16,
     "tooltip": "Evaluations of the network: 4 is usual, 8 and 16 are finer, 1 is a draft.",
 }
+TEACHER_STEPS = {
+    "default": 50,
+    "min": 1,
+    "max": 1000,
+    "tooltip": "Steps of the teacher's sampler: 50 is usual.",
+}
+LATENT = ("LATENT", {"tooltip": "Gives the size and length of the clip; its content is not used."})
+SEED = (
+    "INT",
+    {
+        "default": 0,
+        "min": 0,
+        "max": 0xFFFFFFFFFFFFFFFF,
+        "control_after_generate": True,
+        "tooltip": "Chooses the noise: the same seed gives the same clip on every device.",
+    },
+)
+FPS = (
+    "INT",
+    {
+        "default": 0,
+        "min": 0,
+        "max": 60,
+        "tooltip": "Frame rate that the network is told, which sets the pace of the motion; "
+        "0 is the model's own. The file's frame rate is set where the video is made.",
+    },
+)
+STRENGTH = {"default": MOTION_STRENGTH, "min": 0.0, "max": 10_000.0, "step": 0.25, "round": 0.01}
+TEACHER_STRENGTH = (
+    "FLOAT",
+    STRENGTH
+    | {
+        "tooltip": "How strongly the reference's motion pulls, the paper's lambda: 500 is usual. Raise it if the "
+        "motion is not followed, lower it if the picture breaks up; 0 is none."
+    },
+)
+TAU = (
+    "FLOAT",
+    {
+        "default": MOTION_TAU,
+        "min": 0.0,
+        "max": 1.0,
+        "step": 0.05,
+        "tooltip": "Part of the sampling that is guided by the motion, from its noisy start on: 0.5 is the paper's, "
+        "1 is all, 0 is none.",
+    },
+)
+
+
+# --- students ----------
 
 
 class T2VTurboSampler:
@@ -30,17 +87,8 @@ class T2VTurboSampler:
             "required": {
                 "model": ("MODEL", {"tooltip": "A student from T2V-Turbo Loader."}),
                 "positive": ("CONDITIONING", {"tooltip": "The prompt, encoded with the CLIP of the same loader."}),
-                "latent": ("LATENT", {"tooltip": "Gives the size and length of the clip; its content is not used."}),
-                "seed": (
-                    "INT",
-                    {
-                        "default": 0,
-                        "min": 0,
-                        "max": 0xFFFFFFFFFFFFFFFF,
-                        "control_after_generate": True,
-                        "tooltip": "Chooses the noise: the same seed gives the same clip on every device.",
-                    },
-                ),
+                "latent": LATENT,
+                "seed": SEED,
                 "steps": ("INT", STEPS),
                 "guidance": (
                     "FLOAT",
@@ -52,23 +100,28 @@ class T2VTurboSampler:
                         "tooltip": "How strictly the clip follows the prompt. Students know 6 to 16; 7.5 is usual.",
                     },
                 ),
-                "fps": (
-                    "INT",
-                    {
-                        "default": 0,
-                        "min": 0,
-                        "max": 60,
-                        "tooltip": "Frame rate that the network is told, which sets the pace of the motion; "
-                        "0 is the model's own. The file's frame rate is set where the video is made.",
+                "fps": FPS,
+            },
+            "optional": {
+                "motion_strength": (
+                    "FLOAT",
+                    STRENGTH
+                    | {
+                        "tooltip": "Amount of motion that a student with motion guidance (unet_mg) is asked for, the "
+                        "paper's lambda: 500 is what it was trained with, 0 is none. Other students ignore it."
                     },
                 ),
-            }
+                "tau": TAU,
+            },
         }
 
-    def execute(self, model, positive, latent, seed, steps, guidance, fps):
+    def execute(
+        self, model, positive, latent, seed, steps, guidance, fps, motion_strength=MOTION_STRENGTH, tau=MOTION_TAU
+    ):
         from .clip_sampling import sample_clip
 
-        samples = sample_clip(model, positive, latent["samples"], seed, steps, guidance, fps or None)
+        settings = {"omega": guidance - 1, "motion": motion_strength, "tau": tau} | ({"fps": fps} if fps else {})
+        samples = sample_clip(model, positive, latent["samples"], seed, steps, settings)
         return ({**latent, "samples": samples},)
 
 
@@ -91,3 +144,68 @@ class T2VTurboSigmas:
         from .clip_sampling import student_sigmas
 
         return (student_sigmas(steps),)
+
+
+# --- teachers ----------
+
+
+class T2VTurboTeacherSampler:
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Samples a teacher in many steps (DDIM) with a negative prompt and, where a motion is connected, with the "
+        "motion of a reference video, step by step as the paper's authors do it."
+    )
+    RETURN_TYPES = ("LATENT",)
+    RETURN_NAMES = ("latent",)
+    OUTPUT_TOOLTIPS = ("The clip's latents, for VAE Decode.",)
+    FUNCTION = "execute"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "model": ("MODEL", {"tooltip": "A teacher from T2V-Turbo Loader."}),
+                "positive": ("CONDITIONING", {"tooltip": "The prompt, encoded with the CLIP of the same loader."}),
+                "negative": ("CONDITIONING", {"tooltip": "What to avoid, encoded alike; usually an empty prompt."}),
+                "latent": LATENT,
+                "seed": SEED,
+                "steps": ("INT", TEACHER_STEPS),
+                "cfg": (
+                    "FLOAT",
+                    {
+                        "default": VIDEOCRAFTER2.guidance_scale,
+                        "min": 1.0,
+                        "max": 20.0,
+                        "step": 0.5,
+                        "tooltip": "How strictly the clip follows the prompt: 7.5 is usual; 1 ignores the negative "
+                        "prompt and is twice as fast.",
+                    },
+                ),
+                "fps": FPS,
+            },
+            "optional": {
+                "motion": (MOTION, {"tooltip": "The motion to follow, of as many frames of the same size; or none."}),
+                "motion_strength": TEACHER_STRENGTH,
+                "tau": TAU,
+            },
+        }
+
+    def execute(
+        self,
+        model,
+        positive,
+        negative,
+        latent,
+        seed,
+        steps,
+        cfg,
+        fps,
+        motion=None,
+        motion_strength=MOTION_STRENGTH,
+        tau=MOTION_TAU,
+    ):
+        from .clip_sampling import MotionGuide, sample_teacher_clip
+
+        guide = MotionGuide(motion, motion_strength, tau) if motion else None
+        samples = sample_teacher_clip(model, positive, negative, latent["samples"], seed, steps, cfg, fps, guide)
+        return ({**latent, "samples": samples},)

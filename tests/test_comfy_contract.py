@@ -14,12 +14,15 @@ import t2v_turbo
 
 NODES = t2v_turbo.NODE_CLASS_MAPPINGS
 PRESETS = sorted((ROOT / "workflows").glob("*.json"))
-# The native nodes of the presets and their widgets in ComfyUI's order; notes hold text alone.
+# The native nodes of the presets and their widgets in ComfyUI's order, None for a button; notes hold text alone.
 NATIVE_WIDGETS = {
     "CLIPTextEncode": ["text"],
     "VAEDecode": [],
     "CreateVideo": ["fps"],
     "SaveVideo": ["filename_prefix", "format", "codec"],
+    "LoadVideo": ["file", None],
+    "GetVideoComponents": [],
+    "PreviewImage": [],
 }
 NOTES = {"Note", "MarkdownNote"}
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN"}
@@ -107,9 +110,8 @@ def test_preset_links_join_slots_of_one_type(preset):
         start, end = nodes[source]["outputs"][output], nodes[target]["inputs"][slot]
         assert link in start["links"] and end["link"] == link
         assert start["type"] == end["type"] == kind
-        for node, index in ((nodes[source], output), (nodes[target], None)):
-            if node["type"] in NODES and index is not None:
-                assert NODES[node["type"]].RETURN_TYPES[index] == kind
+        if nodes[source]["type"] in NODES:
+            assert NODES[nodes[source]["type"]].RETURN_TYPES[output] == kind
         if nodes[target]["type"] in NODES:
             assert inputs_of(NODES[nodes[target]["type"]])[end["name"]][0] == kind
     assert len(ui["links"]) == sum(slot["link"] is not None for n in ui["nodes"] for slot in n["inputs"])

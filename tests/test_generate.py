@@ -6,9 +6,15 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+import torch
+from conftest import ROOT, randomize
 
 from t2v_turbo.core import video
+from t2v_turbo.core.checkpoints import load_unet, save_unet
+from t2v_turbo.core.config import SHAPES
+from t2v_turbo.core.motion_prior import Origin, make_prior
+from t2v_turbo.core.schedule import NoiseSchedule
+from t2v_turbo.core.unet import UNet3D
 from t2v_turbo.train.cli import main
 
 PROMPT = "a red circle moves right"
@@ -68,6 +74,61 @@ def test_teacher(generate, tmp_path):
     assert json.loads(video.read_metadata("out.mp4")["settings"])["unet"] == "teacher"
 
 
+# --- motion guidance ----------
+
+
+@pytest.fixture(scope="module")
+def with_motion(random_shapes, tmp_path_factory):
+    """The family's files with a student that has the input lambda, and a motion prior of a small clip."""
+    folder = tmp_path_factory.mktemp("motion")
+    for path in random_shapes.iterdir():
+        (folder / path.name).symlink_to(path)
+    save_unet(randomize(UNet3D(SHAPES.unet.as_student(motion=True)), 5), folder / "student_mg.safetensors")
+    teacher, generator = load_unet(folder / "teacher.safetensors", SHAPES.unet), torch.Generator().manual_seed(0)
+    x0, context = (torch.randn(shape, generator=generator) for shape in [(1, 4, 2, 2, 3), (1, 77, 64)])
+    origin = Origin("shapes", source="clip.mp4", method="noise")
+    make_prior(teacher, x0, context, [999, 749], NoiseSchedule(), origin).save(folder / "prior.safetensors")
+    return folder
+
+
+def test_the_teacher_follows_a_prior(generate, with_motion, tmp_path):
+    """At the prior's size, unless another is asked for; in the first part of the sampling alone."""
+    prior, fixed = with_motion / "prior.safetensors", ["--teacher", "--steps", "4", "--guidance", "2"]
+    for name, options in {
+        "plain": [],
+        "zero": ["--motion", prior, "--motion-strength", "0"],
+        "none": ["--motion", prior, "--motion-strength", "1e5", "--tau", "0.25"],  # the edge itself is unguided
+        "guided": ["--motion", prior, "--motion-strength", "1e5"],
+    }.items():
+        assert generate(PROMPT, *fixed, *options, "--out", f"{name}.mp4") == 0
+    clips = {name: video.read_video(f"{name}.mp4") for name in ("plain", "zero", "none", "guided")}
+    assert (clips["zero"] == clips["plain"]).all() and (clips["none"] == clips["plain"]).all()
+    assert (clips["guided"] != clips["plain"]).any()
+    settings = json.loads(video.read_metadata("guided.mp4")["settings"])
+    assert (settings["motion_strength"], settings["tau"], settings["motion"]) == (1e5, 0.5, "prior.safetensors")
+    assert settings["motion_source"] == "clip.mp4"
+    assert main(["generate", PROMPT, *fixed, "--motion", str(prior), "--checkpoints", str(with_motion), "--device",
+                 "cpu", "--out", "sized.mp4"]) == 0  # fmt: skip
+    assert video.read_video("sized.mp4").shape == (2, 16, 24, 3)
+    assert json.loads(video.read_metadata("sized.mp4")["settings"])["motion_strength"] == 500
+
+
+def test_a_student_with_motion_guidance_takes_lambda_and_tau(generate, with_motion, tmp_path):
+    runs = {"own": [], "500": ["--motion-strength", "500"], "0": ["--motion-strength", "0"], "tau": ["--tau", "0"]}
+    for name, options in runs.items():
+        mg = ["--student", "mg", "--steps", "2", *options, "--out", f"{name}.mp4"]
+        assert generate(PROMPT, *mg, checkpoints=with_motion) == 0
+    clips = {name: video.read_video(f"{name}.mp4") for name in runs}
+    assert (clips["own"] == clips["500"]).all() and (clips["own"] != clips["0"]).any()
+    assert (clips["tau"] == clips["0"]).all()
+    assert json.loads(video.read_metadata("own.mp4")["settings"])["motion_strength"] == 500
+
+
+def test_the_default_student_is_the_one_without(generate, with_motion):
+    assert generate(PROMPT, "--steps", "1", "--out", "a.mp4", checkpoints=with_motion) == 0
+    assert "motion_strength" not in json.loads(video.read_metadata("a.mp4")["settings"])
+
+
 # --- mistakes: one clear line, exit code 2, nothing written ----------
 
 MISTAKES = {
@@ -86,6 +147,12 @@ MISTAKES = {
     "missing folder": ([PROMPT, "--out", "none/out.mp4"], "the folder none does not exist"),
     "unknown format": ([PROMPT, "--out", "out.xyz"], "cannot write '.xyz'"),
     "missing prompts": (["--prompts", "none.txt"], "none.txt"),
+    "a reference for a student": ([PROMPT, "--motion", "p.safetensors"], "p.safetensors needs --teacher"),
+    "lambda without a prior": ([PROMPT, "--teacher", "--motion-strength", "500"], "needs --motion and a prior"),
+    "lambda without an input": ([PROMPT, "--motion-strength", "500"], "no input for it: use one that was distilled"),
+    "negative lambda": ([PROMPT, "--motion-strength", "-1"], "--motion-strength -1 must be 0 or more"),
+    "tau": ([PROMPT, "--tau", "1.5"], "--tau 1.5 is outside 0..1"),
+    "missing prior": ([PROMPT, "--teacher", "--motion", "none.safetensors"], "none.safetensors: no such"),
     "one file for two": ([PROMPT, PROMPT, "--out", "out.mp4"], "names one file for 2 prompts: name a folder"),
 }
 
@@ -98,6 +165,12 @@ def test_mistakes(generate, tmp_path, capsys, options, message):
     assert error[0].startswith("t2v-turbo generate: ")
     assert message in error[0]
     assert files(tmp_path) == []
+
+
+def test_a_prior_of_another_size_is_refused(generate, with_motion, capsys):
+    options = ["--teacher", "--motion", with_motion / "prior.safetensors", "--steps", "2"]
+    assert generate(PROMPT, *options, "--frames", "3", "--height", "16", "--width", "24") == 2
+    assert "is of 2 frames of 3x2 latents, the video of 3 frames" in capsys.readouterr().err
 
 
 def test_missing_weights(generate, tmp_path, capsys):
@@ -140,7 +213,7 @@ def test_no_traceback_from_the_shell(tmp_path):
     assert files(tmp_path) == ["broken.safetensors"]
 
 
-@pytest.mark.parametrize("command", ["generate", "demo", "preprocess", "distill", "download", "shapes"])
+@pytest.mark.parametrize("command", ["generate", "demo", "preprocess", "distill", "download", "motion", "shapes"])
 def test_help_teaches(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

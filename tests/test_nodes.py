@@ -19,7 +19,7 @@ from t2v_turbo.core.unet import UNet3D
 from t2v_turbo.core.video import read_metadata, read_video
 from t2v_turbo.nodes import headless, model_files
 from t2v_turbo.nodes.adapters import SETTINGS, crop_to_multiple, native_parts
-from t2v_turbo.nodes.comfy_host import host
+from t2v_turbo.nodes.comfy_host import Folders, host, using_folders
 
 PROMPT = "a red circle moves right"
 STUDENT, TEACHER = "shapes (embedded)", "shapes teacher (embedded)"
@@ -354,9 +354,8 @@ def test_a_graph_that_cannot_run_says_why(graph, message, tmp_path):
 
 
 def test_a_saved_file_stays_inside_its_folder(tmp_path):
-    save = headless.SaveVideo(tmp_path / "out", {})
-    with pytest.raises(ValueError, match="leads out of"):
-        save((torch.zeros(1, 8, 8, 3), 8), "../elsewhere")
+    with using_folders(Folders(tmp_path, tmp_path / "out")), pytest.raises(ValueError, match="leads out of"):
+        headless.SaveVideo({})((torch.zeros(1, 8, 8, 3), 8), "../elsewhere")
 
 
 def test_a_wrong_setting_lists_the_right_ones(tmp_path, capsys):

@@ -91,16 +91,16 @@ def server(base):
         server.process.wait(30)
 
 
-def preset(folder="api"):
-    return json.loads((ROOT / "workflows" / folder / "text_to_video.json").read_text())
+def preset(folder="api", name="text_to_video"):
+    return json.loads((ROOT / "workflows" / folder / f"{name}.json").read_text())
 
 
 def error_of(entry):
     return next(message for kind, message in entry["status"]["messages"] if kind == "execution_error")
 
 
-def saved(server, entry):
-    (video,) = entry["outputs"]["7"]["images"]
+def saved(server, entry, node="7"):
+    (video,) = entry["outputs"][node]["images"]
     return server.base / "output" / video["subfolder"] / video["filename"]
 
 
@@ -118,14 +118,18 @@ def test_the_pack_loads_and_describes_itself(server):
     assert "IMPORT FAILED" not in server.log.read_text()
     info = server.get("/object_info")
     names = {name for name in info if name.startswith("T2VTurbo")}
-    assert names == {"T2VTurboLoader", "T2VTurboEmptyLatentVideo", "T2VTurboSampler", "T2VTurboSigmas"}
+    sampling = {"Loader", "EmptyLatentVideo", "Sampler", "Sigmas", "TeacherSampler"}
+    motion = {"MotionPrior", "MotionGuidance", "SaveMotionPrior", "LoadMotionPrior"}
+    assert names == {f"T2VTurbo{name}" for name in sampling | motion}
+    assert info["T2VTurboMotionPrior"]["output"] == ["T2V_TURBO_MOTION", "IMAGE"]
     assert info["T2VTurboLoader"]["output"] == ["MODEL", "CLIP", "VAE"]
     assert "shapes (embedded)" in info["T2VTurboLoader"]["input"]["required"]["model"][0]
 
 
-def test_the_template_and_the_help_pages_are_served(server):
-    assert server.get("/workflow_templates")[PACK] == ["text_to_video"]
+def test_the_templates_and_the_help_pages_are_served(server):
+    assert sorted(server.get("/workflow_templates")[PACK]) == ["motion_transfer", "text_to_video"]
     assert server.get(f"/api/workflow_templates/{PACK}/text_to_video.json") == preset("")
+    assert server.get(f"/api/workflow_templates/{PACK}/motion_transfer.json") == preset("", "motion_transfer")
     for page in (ROOT / "web" / "docs").glob("*.md"):
         with urllib.request.urlopen(f"{server.url}/extensions/{PACK}/docs/{page.name}", timeout=30) as answer:
             assert answer.read() == page.read_bytes()
@@ -160,6 +164,55 @@ def test_a_teacher_in_our_sampler_gets_a_clear_error(server):
     assert error["node_type"] == "T2VTurboSampler" and "Load a student, or use KSampler" in error["exception_message"]
 
 
+def motion_graph(server, **sampler):
+    """The motion preset in few evaluations, with a reference video in the input folder."""
+    import numpy as np
+
+    from t2v_turbo.core.video import write_video
+
+    clip = np.random.default_rng(0).integers(0, 255, (10, 48, 80, 3), dtype=np.uint8)
+    write_video(server.base / "input" / "reference.mp4", clip, 8)
+    graph = preset(name="motion_transfer")
+    graph["8"]["inputs"] |= {"method": "noise", "steps": 3}
+    graph["10"]["inputs"] |= {"steps": 3, "seed": 1} | sampler
+    return graph
+
+
+def test_the_motion_preset_follows_a_native_video(server):
+    from PIL import Image
+
+    from t2v_turbo.core.video import read_video
+
+    entry = server.run(motion_graph(server, motion_strength=3000.0), preset("", "motion_transfer"))
+    guided = read_video(saved(server, entry, "13"))
+    (picture,) = entry["outputs"]["9"]["images"]
+    with Image.open(server.base / "temp" / picture["subfolder"] / picture["filename"]) as image:
+        assert min(image.size) > 100
+    plain = read_video(saved(server, server.run(motion_graph(server, motion_strength=0.0)), "13"))
+    assert guided.shape == (8, 64, 64, 3) and (guided != plain).any()
+
+
+def test_a_saved_motion_is_offered_and_guides_a_native_ksampler(server):
+    from t2v_turbo.core.video import read_video
+
+    graph = motion_graph(server)
+    inputs = {"motion": ["8", 0], "filename_prefix": "motion/a"}
+    graph["20"] = {"class_type": "T2VTurboSaveMotionPrior", "inputs": inputs}
+    reading = {node: graph[node] for node in ("1", "4", "5", "6", "7", "8", "20")}
+    (file,) = server.run(reading)["outputs"]["20"]["motion"]
+    assert (server.base / "output" / "motion" / file["filename"]).is_file()
+    offered = server.get("/object_info/T2VTurboLoadMotionPrior")["T2VTurboLoadMotionPrior"]["input"]["required"]
+    assert offered["motion"][0] == [file["filename"]]
+    settings = {"sampler_name": "ddim", "scheduler": "ddim_uniform", "cfg": 7.5, "steps": 4}
+    graph = with_ksampler("shapes teacher (embedded)", **settings)
+    plain = read_video(saved(server, server.run(graph)))
+    graph["20"] = {"class_type": "T2VTurboLoadMotionPrior", "inputs": {"motion": file["filename"]}}
+    inputs = {"model": ["1", 0], "motion": ["20", 0], "motion_strength": 3000.0, "tau": 1.0}
+    graph["21"] = {"class_type": "T2VTurboMotionGuidance", "inputs": inputs}
+    graph["4"]["inputs"]["model"] = ["21", 0]
+    assert (read_video(saved(server, server.run(graph))) != plain).any()
+
+
 def test_native_samplers_and_nodes_agree_with_ours(base):
     """See ``compare``, which runs inside ComfyUI's Python."""
     result = subprocess.run(
@@ -174,6 +227,9 @@ def test_native_samplers_and_nodes_agree_with_ours(base):
     assert found["tiled"] < 1e-5 and found["round trip shape"] == [8, 4, 8, 8]
     assert "another kind of model (UNetModel)" in found["foreign"]
     assert found["cancelled"] and not found["inference weights"] and found["moves whole"]
+    assert found["motion"] < 1e-4 and found["motion changes"] > 1e-3
+    assert len(found["energies"]) == 5
+    assert all(guided < plain for guided, plain in found["energies"].values()), found["energies"]
 
 
 # --- inside ComfyUI's Python ----------
@@ -209,7 +265,7 @@ def compare(pack_folder):
         (sigmas,) = run("T2VTurboSigmas", steps=4)
         found["lcm"] = difference(native_lcm(model, positive, sigmas, seed=5), ours)
         found["ddim"], found["cfg changes"] = compare_ddim(run, pack)
-        found |= compare_vae(vae, ours)
+        found |= compare_vae(vae, ours) | compare_motion(run, pack)
         parameters = model.model.diffusion_model.parameters()
         found["inference weights"] = any(parameter.is_inference() for parameter in parameters)
         found["foreign"] = message_of(lambda: run("T2VTurboSampler", model=image_model(), **inputs))
@@ -248,7 +304,7 @@ def native_lcm(model, positive, sigmas, seed):
     generator = torch.Generator().manual_seed(seed)
 
     def frames():
-        return torch.randn(1, 4, 8, 8, 8, generator=generator)[0].transpose(0, 1).contiguous()
+        return torch.randn(8, 4, 8, 8, generator=generator)
 
     noise = frames()
     sampler = comfy.samplers.ksampler("lcm", {"noise_sampler": lambda sigma, sigma_next: frames()})
@@ -285,6 +341,58 @@ def compare_ddim(run, pack):
     ours = core["solver"].sample_ddim(predict, noise.transpose(0, 1)[None], schedule, 10)[0].transpose(0, 1)
     ours = ours / network.latent_scale
     return difference(native(7.5), ours), difference(native(1.0), ours)
+
+
+def compare_motion(run, pack):
+    """A guided MODEL in native samplers: beside our teacher sampler, and the energy where the guidance ends."""
+    import importlib
+
+    import comfy.sample
+    import comfy.samplers
+    import torch
+
+    names = ("energies", "guidance", "motion", "schedule", "layers")
+    core = {name: importlib.import_module(f"{pack.__name__}.core.{name}") for name in names}
+    steps, schedule = 5, core["schedule"].NoiseSchedule()
+    model, clip, vae = run("T2VTurboLoader", model="shapes teacher (embedded)", precision="auto")
+    positive, negative = encode(clip, "a red circle"), encode(clip, "")
+    images = torch.rand(8, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    (latent,) = run("T2VTurboEmptyLatentVideo", width=64, height=64, frames=8)
+    reading = {"method": "noise", "inversion_steps": "25", "steps": steps, "tau": 0.5, "timestep": -1, "seed": 0}
+    prior, _ = run(
+        "T2VTurboMotionPrior", model=model, vae=vae, positive=negative, images=images, latent=latent, **reading
+    )
+    motion = {"motion": prior, "motion_strength": 3000.0, "tau": 0.5}
+    (guided,) = run("T2VTurboMotionGuidance", model=model, **motion)
+    inputs = {"model": model, "positive": positive, "negative": negative, "latent": latent, "seed": 5, "steps": steps}
+    ours, plain = (run("T2VTurboTeacherSampler", **inputs, cfg=7.5, fps=0, **m)[0]["samples"] for m in (motion, {}))
+    noise = core["schedule"].draw_noise((1, 4, 8, 8, 8), torch.Generator().manual_seed(5))[0].transpose(0, 1)
+    timesteps = core["schedule"].solver_grid(steps).flip(0)
+    sigmas = torch.cat([(1 / schedule.alpha_bar[timesteps] - 1).sqrt(), torch.zeros(1)])
+
+    def native(model, name, callback=None):
+        return comfy.sample.sample_custom(
+            model, noise, 7.5, comfy.samplers.sampler_object(name), sigmas, positive, negative, torch.zeros_like(noise),
+            callback=callback, seed=0,
+        )  # fmt: skip
+
+    def energy(model, name):
+        """Of the frames that the first unguided step begins with."""
+        at, begins = len(prior.timesteps), {}
+        native(model, name, lambda step, denoised, x, total: begins.setdefault(step, x.clone()))
+        x = core["layers"].unfold_frames(begins[at] / (1 + sigmas[at] ** 2).sqrt(), 8)
+        unet = model.model.diffusion_model.unet
+        with core["motion"].probe_attention(unet) as found:
+            unet(x, timesteps[at, None], positive[0][0])
+        attention = {layer: core["motion"].by_sample(part, 1) for layer, part in found.items()}
+        return float(core["energies"].find_energy("mean")(attention, prior.at(int(timesteps[at]))))
+
+    samplers = ("euler", "euler_ancestral", "heun", "dpmpp_2m", "uni_pc")
+    return {
+        "motion": difference(native(guided, "euler"), ours),
+        "motion changes": difference(plain, ours),
+        "energies": {name: (energy(guided, name), energy(model, name)) for name in samplers},
+    }
 
 
 def moves_whole(model):

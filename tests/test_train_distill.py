@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from t2v_turbo.core.checkpoints import load_unet
 from t2v_turbo.core.config import SHAPES
 from t2v_turbo.core.distillation import Batch, ConsistencyDistillation
+from t2v_turbo.core.guidance import equation8
 from t2v_turbo.core.model import load
 from t2v_turbo.core.schedule import NoiseSchedule
 from t2v_turbo.train import cli, distill
@@ -24,6 +25,10 @@ from t2v_turbo.train.records import RecordReader, RecordSet, iterate_batches
 from t2v_turbo.train.shapes.world import write_dataset
 from t2v_turbo.train.trainer import DivergedError, Follower, newest_checkpoint, read_stats, step_generator
 
+# The grid that the tests reckon with, in a precision that they can compare, whatever the packaged file says.
+EXACT = ["solver_steps=200", "precision=no", "model.device=cpu"]
+TRAINED = ["precision=no", "export_dtype=fp32", "omega_min=5", "omega_max=15", "model.device=cpu"]
+
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory, random_shapes):
@@ -31,7 +36,7 @@ def records(tmp_path_factory, random_shapes):
     root = tmp_path_factory.mktemp("records")
     clips = write_dataset(root / "clips", 12, seed=0, style="short")
     arguments = [f"videos={clips}", f"records={root}/set", f"model.folder={random_shapes}", "clips_per_shard=4"]
-    assert cli.main(["preprocess", *arguments, "records_per_clip=2", "model.device=cpu"]) == 0
+    assert cli.main(["preprocess", *arguments, "records_per_clip=2", *EXACT]) == 0
     return root / "set"
 
 
@@ -40,8 +45,8 @@ def config(records, random_shapes, tmp_path):
     return load_config(
         "distill",
         "shapes",
-        [f"records={records}", f"out={tmp_path}/run", f"model.folder={random_shapes}", "model.device=cpu", "steps=6",
-         "batch_size=4", "warmup=2", "log_every=1", "save_every=3", "shuffle=10", "ema_decay=0.9"],
+        [f"records={records}", f"out={tmp_path}/run", f"model.folder={random_shapes}", "steps=6", "batch_size=4",
+         "warmup=2", "log_every=1", "save_every=3", "shuffle=10", "ema_decay=0.9", "lr=2e-4", "decay=0.2", *TRAINED],
     )  # fmt: skip
 
 
@@ -57,7 +62,7 @@ def assert_same(left, right):
 
 def test_records_to_a_student_that_samples(records, random_shapes, tmp_path, capsys):
     out = tmp_path / "run"
-    settings = [f"records={records}", f"out={out}", f"model.folder={random_shapes}", "model.device=cpu"]
+    settings = [f"records={records}", f"out={out}", f"model.folder={random_shapes}", *TRAINED]
     assert cli.main(["distill", *settings, "steps=3", "batch_size=4", "warmup=0", "log_every=1"]) == 0
     assert str(out / "student.safetensors") in capsys.readouterr().out
     with safe_open(out / "student.safetensors", "pt") as file:
@@ -110,6 +115,109 @@ def test_the_loss_falls(config):
     distill.distill(replace(config, steps=20, batch_size=2, lr=1e-3, save_every=20, omega_max=5.0))
     losses = [line["loss"] for line in read_stats(config.out)]
     assert sum(losses[-8:]) < 0.7 * sum(losses[:8])
+
+
+# --- motion guidance ----------
+
+
+@pytest.fixture(scope="module")
+def motion_records(tmp_path_factory, random_shapes):
+    """Records of four rendered clips with motion scores for the noisier half, the last clip without."""
+    root = tmp_path_factory.mktemp("motion")
+    clips = write_dataset(root / "clips", 4, seed=3, style="dense")
+    rows = [f"clip_{i:06d}.mp4,a caption,{int(i < 3)}" for i in range(4)]
+    (root / "flags.csv").write_text("\n".join(["relpath,text,use_motion_guide", *rows]))
+    arguments = [f"videos={root}/flags.csv", f"video_root={clips}", f"records={root}/set", "motion=true",
+                 f"model.folder={random_shapes}", "motion_method=noise"]  # fmt: skip
+    assert cli.main(["preprocess", *arguments, "records_per_clip=3", *EXACT]) == 0
+    return root / "set"
+
+
+@pytest.fixture
+def motion_config(config, motion_records):
+    return replace(config, records=str(motion_records), motion=True, batch_size=12, shuffle=100)
+
+
+def first_step(config, records, monkeypatch):
+    """The batch, omega and output of the first step of a run."""
+    seen, original = [], ConsistencyDistillation.__call__
+
+    def watched(self, student, batch, omega, target=None):
+        seen.append((self, batch, omega, original(self, student, batch, omega, target)))
+        return seen[-1][-1]
+
+    monkeypatch.setattr(ConsistencyDistillation, "__call__", watched)
+    distill.distill(replace(config, steps=1))
+    return seen[0]
+
+
+def test_lambda_is_a_condition_where_there_is_a_score(motion_config, motion_records, monkeypatch):
+    losses, batch, omega, output = first_step(motion_config, motion_records, monkeypatch)
+    scored = batch.score.flatten(1).abs().amax(1) > 0
+    assert 0 < scored.sum() < 12 and torch.equal(scored, batch.use_motion_guide)
+    assert (batch.index[scored] >= 100).all()
+    assert torch.equal(losses.lambdas(batch), 500.0 * scored)
+    # The solution is moved by the score there, and nowhere else.
+    batch.score = None
+    moved = (losses.solve(batch, omega) - output.solution).flatten(1).abs().amax(1)
+    assert (moved[scored] > 0).all() and (moved[~scored] == 0).all()
+    assert distill.load_unet(f"{motion_config.out}/student.safetensors", SHAPES.unet).takes_motion
+    with safe_open(f"{motion_config.out}/student.safetensors", "pt") as file:
+        settings, made = (json.loads(file.metadata()[name]) for name in ("distill", "records"))
+    assert (settings["motion_strength"], settings["tau"]) == (500.0, 0.5) and made["motion"][0]["method"] == "noise"
+
+
+def test_strength_tau_and_combination_reach_the_loss(motion_config, motion_records, monkeypatch):
+    config = replace(motion_config, motion_strength=120.0, tau=0.25, combination="equation8")
+    losses, batch, _, _ = first_step(config, motion_records, monkeypatch)
+    assert set(losses.lambdas(batch).tolist()) <= {0.0, 120.0} and losses.lambdas(batch).max() == 120
+    assert torch.equal(losses.lambdas(batch) > 0, batch.use_motion_guide & (batch.index >= 150))
+    assert losses.combine is equation8
+
+
+def test_the_same_records_make_the_variant_without_motion(motion_config, motion_records, monkeypatch):
+    _, batch, _, _ = first_step(replace(motion_config, motion=False), motion_records, monkeypatch)
+    assert batch.score is None and batch.use_motion_guide is None
+    assert not distill.load_unet(f"{motion_config.out}/student.safetensors", SHAPES.unet).takes_motion
+
+
+def test_a_student_with_lambda_samples_with_it(motion_config, random_shapes):
+    distill.distill(replace(motion_config, steps=2, lr=1e-2, warmup=0, ema_decay=None))
+    model = load("shapes", f"{motion_config.out}/student.safetensors", random_shapes)
+    noise = model.noise(1, torch.Generator().manual_seed(0))
+
+    def sample(**settings):
+        return model.sample(["a red circle"], noise, 2, generator=torch.Generator().manual_seed(0), **settings)
+
+    assert torch.equal(sample(), sample(motion=500.0))  # the family's
+    assert not torch.equal(sample(), sample(motion=0.0))
+    assert torch.equal(sample(tau=0.0), sample(motion=0.0))
+
+
+def test_records_with_and_without_scores_mix(motion_records, records):
+    both = RecordSet(f"{motion_records},{records}")
+    assert both.tau == 0.5 and len(both) == 36
+    tensors, about = next(iterate_batches(RecordReader(both, shuffle=100), 36))
+    assert torch.equal(tensors["use_motion_guide"], tensors["score"].flatten(1).float().abs().amax(1) > 0)
+    of_plain = torch.tensor(["draw" in one and one["caption"] != "a caption" for one in about])
+    assert of_plain.sum() == 24 and not tensors["use_motion_guide"][of_plain].any()
+
+
+def test_motion_wants_scores(config, motion_config):
+    with pytest.raises(ValueError, match=r"have no motion scores; make them with `t2v-turbo preprocess … motion=true`"):
+        distill.distill(replace(config, motion=True))
+    with pytest.raises(ValueError, match=r"tau=0\.8: the records have motion scores for tau=0\.5 only"):
+        distill.distill(replace(motion_config, tau=0.8))
+    assert not Path(config.out).exists()
+
+
+def test_scores_of_different_energies_do_not_mix(motion_records, tmp_path):
+    shutil.copytree(motion_records, tmp_path / "other")
+    manifest = json.loads((tmp_path / "other" / "records.json").read_text())
+    manifest["made_from"]["motion"]["energy"] = "squared-norm"
+    (tmp_path / "other" / "records.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="scores of different energies"):
+        RecordSet(f"{motion_records},{tmp_path}/other")
 
 
 # --- resuming ----------
@@ -218,12 +326,13 @@ def test_two_processes_train_one_student(config, tmp_path):
     script = tmp_path / "launched.py"
     script.write_text(LAUNCHED.format(tests=str(Path(__file__).parent)))
     settings = [f"records={config.records}", f"model.folder={config.model.folder}", "batch_size=2", "warmup=0",
-                "log_every=1", "steps=2"]  # fmt: skip
+                "log_every=1", "steps=2", *TRAINED]  # fmt: skip
     # What `accelerate launch` runs on GPUs; on CPUs it would want MPI.
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
         [*launch, str(script), "distill", *settings, f"out={tmp_path}/two"],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True, timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True,
+        timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     progress = json.loads((newest_checkpoint(tmp_path / "two") / "progress.json").read_text())

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import av
@@ -10,9 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from t2v_turbo.core.energies import ENERGIES
+from t2v_turbo.core.guidance import cfg_model
 from t2v_turbo.core.model import load
+from t2v_turbo.core.motion import motion_score, read_reference
+from t2v_turbo.core.motion_prior import prior_latents
 from t2v_turbo.core.schedule import NoiseSchedule
 from t2v_turbo.core.solver import DDIMSolver
+from t2v_turbo.core.unet import UNet3D
 from t2v_turbo.train import cli, data, preprocess
 from t2v_turbo.train.config import PreprocessConfig, load_config
 from t2v_turbo.train.records import Shard, read_manifest, read_shard
@@ -87,10 +92,9 @@ def test_z_is_a_posterior_sample_with_unit_noise(config, random_shapes, clips):
 
 def test_indices_cover_the_grid(config, random_shapes):
     maker = preprocess.RecordMaker(config, load("shapes", None, random_shapes))
-    maker._teacher = lambda z, t, context: z  # the draws alone are looked at
-    x0, context = torch.zeros(500, 4, 1, 1, 1), torch.zeros(500, 77, 64)
-    index = maker._sample(x0, context, [data.generator_for("draw", 0, i, 0) for i in range(500)])["index"]
-    assert index.min() < 5 and index.max() > 194 and abs(index.float().mean() - 99.5) < 8
+    clips = [data.DecodedClip(i, None) for i in range(500)]
+    index = torch.tensor([maker._draw(clip, 0, 0).index for clip in clips]).float()
+    assert index.min() < 5 and index.max() > 194 and abs(index.mean() - 99.5) < 8
 
 
 def test_what_is_drawn_does_not_depend_on_the_batch(config, tmp_path):
@@ -101,6 +105,148 @@ def test_what_is_drawn_does_not_depend_on_the_batch(config, tmp_path):
     for key, record in first.items():
         assert torch.equal(record.tensors["z"], second[key].tensors["z"])
         assert torch.equal(record.tensors["index"], second[key].tensors["index"])
+
+
+# --- motion scores ----------
+
+
+@pytest.fixture(scope="module")
+def motion_config(clips, random_shapes, tmp_path_factory):
+    """Finished records with motion scores: three clips of four draws, and what one call said of them."""
+    root = tmp_path_factory.mktemp("motion")
+    config = load_config(
+        "preprocess",
+        None,
+        [f"videos={clips}", f"records={root}/records", f"model.folder={random_shapes}", "model.device=cpu", "limit=3",
+         "motion=true", "motion_grid=10", "records_per_clip=4", "batch_size=5", "clips_per_shard=2", "motion_batch=2",
+         "dtype=fp32"],
+    )  # fmt: skip
+    return config, preprocess.preprocess(config)
+
+
+def test_guided_draws_have_a_score_and_the_others_none(motion_config):
+    config, summary = motion_config
+    records = contents(config)
+    guided = {key for key, record in records.items() if record.about["index"] >= 100}
+    assert {key for key, record in records.items() if "score" in record.tensors} == guided
+    assert 0 < len(guided) == summary.guided < len(records) == 12
+    for key in guided:
+        score = records[key].tensors["score"]
+        assert score.shape == records[key].tensors["z"].shape and score.abs().max() > 0
+    made = read_manifest(config.records)["made_from"]
+    assert made["motion"] == {"tau": 0.5, "method": "ddim", "grid": 10, "energy": "mean"}
+
+
+def test_a_score_is_the_cores_for_the_clips_own_inversion(motion_config, random_shapes, clips):
+    """Each draw alone, from an inversion of its own: what is shared among the draws of a clip changes nothing."""
+    config, _ = motion_config
+    model = load("shapes", None, random_shapes)
+    record = next(record for record in contents(config).values() if "score" in record.tensors)
+    x, about = record.tensors, record.about
+    frames = data.read_frames(clips / about["clip"], 8, 8, 64, 64, about["start"])
+    generator = data.generator_for("posterior", 0, int(record.key[:9]))
+    t, context = 5 * x["index"][None] + 4, model.text.encode([about["caption"]]).detach()
+    with torch.no_grad():
+        x0 = model.vae.encode(frames[None].float() / 255, generator)
+    found = prior_latents(cfg_model(model.unet, context, context, 1), x0, [int(t)], model.schedule, grid=10)
+    reference = read_reference(model.unet, found.latents[int(t)], t, context)
+    score = motion_score(model.unet, x["z"][None], t, context, reference)
+    torch.testing.assert_close(x["score"], score.score[0], rtol=1e-3, atol=1e-3 * score.score.abs().max().item())
+    with torch.no_grad():
+        torch.testing.assert_close(x["cond"], model.unet(x["z"][None], t, context, fps=8)[0], rtol=1e-4, atol=1e-4)
+
+
+def test_motion_changes_nothing_else_of_a_record(motion_config, tmp_path):
+    config, _ = motion_config
+    plain = replace(config, motion=False, records=str(tmp_path / "plain"))
+    preprocess.preprocess(plain)
+    guided = contents(config)
+    for key, record in contents(plain).items():
+        assert "score" not in record.tensors
+        for name, value in record.tensors.items():
+            torch.testing.assert_close(value, guided[key].tensors[name], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("method, grid", [("ddim", 10), ("noise", 10)])
+def test_evaluations_are_counted_and_an_inversion_serves_all_draws(motion_config, tmp_path, monkeypatch, method, grid):
+    config, _ = motion_config
+    config = replace(config, records=str(tmp_path / "counted"), motion_method=method, motion_grid=grid)
+    samples, forward = [], UNet3D.forward
+    monkeypatch.setattr(UNet3D, "forward", lambda self, x, *a, **k: samples.append(len(x)) or forward(self, x, *a, **k))
+    summary = preprocess.preprocess(config)
+    assert sum(samples) == summary.evaluations
+    indices = {}
+    for record in contents(config).values():
+        if "score" in record.tensors:
+            indices.setdefault(record.about["clip"], []).append(record.about["index"])
+    # A grid point of the inversion spans 20 of the solver's; each guided record adds three: A(z_ref), A(z), no prompt.
+    inversions = sum(max(of_clip) // 20 + 1 for of_clip in indices.values()) if method == "ddim" else 0
+    assert summary.guided_evaluations == inversions + 3 * summary.guided
+    assert summary.evaluations == summary.guided_evaluations + 2 * (12 - summary.guided)
+
+
+def test_a_clip_that_is_flagged_is_not_guided(motion_config, clips, tmp_path, capsys):
+    config, _ = motion_config
+    table = tmp_path / "flags.csv"
+    table.write_text("relpath,text,use_motion_guide\nclip_000000.mp4,one,1\nclip_000001.mp4,two,0\n")
+    arguments = [f"videos={table}", f"video_root={clips}", f"records={tmp_path}/flagged", "motion=true", "tau=1",
+                 f"model.folder={config.model.folder}", "motion_method=noise", "records_per_clip=2"]  # fmt: skip
+    assert cli.main(["preprocess", "--config", "shapes", *arguments, "model.device=cpu"]) == 0
+    records = contents(replace(config, records=str(tmp_path / "flagged"))).values()
+    assert {(record.about["clip"], "score" in record.tensors) for record in records} == {
+        ("clip_000000.mp4", True), ("clip_000001.mp4", False)}  # fmt: skip
+    assert "2 of them have a motion score (3 UNet evaluations per guided record)" in capsys.readouterr().out
+
+
+def test_scores_go_on_after_an_interruption(motion_config, tmp_path, monkeypatch):
+    config, _ = motion_config
+    again = replace(config, records=str(tmp_path / "again"))
+    read, calls = data.read_frames, []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return read(*args)
+
+    monkeypatch.setattr(data, "read_frames", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        preprocess.preprocess(again)
+    monkeypatch.setattr(data, "read_frames", read)
+    assert preprocess.preprocess(again).clips == 1
+    assert files(again) == files(config)
+    for change in ({"motion_grid": 20}, {"tau": 0.4}, {"motion_energy": "squared-norm"}, {"motion": False}):
+        with pytest.raises(ValueError, match=r"made from something else \(motion:"):
+            preprocess.preprocess(replace(again, **change))
+
+
+@dataclass
+class Steep:
+    """An energy whose gradient is beyond fp16."""
+
+    keep: int = 1
+
+    def __call__(self, attention, reference):
+        return 1e9 * ENERGIES["mean"](attention, reference)
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_scores_that_half_precision_cannot_hold_are_refused(motion_config, random_shapes, dtype):
+    config = replace(motion_config[0], dtype=dtype, motion_method="noise", records_per_clip=1, tau=1.0)
+    maker = preprocess.RecordMaker(config, load("shapes", None, random_shapes))
+    maker.scorer.energy = Steep()
+    clip = data.ClipDataset(data.list_clips(config), config, 8, (8, 64, 64))[0]
+    if dtype == "bf16":
+        assert maker([clip])[0].tensors["score"].abs().max() > 65504
+        return
+    with pytest.raises(ValueError, match="dtype=fp16 is too narrow for these motion scores: use bf16 or fp32"):
+        maker([clip])
+
+
+def test_settings_of_motion_are_checked():
+    for change, told in (({"motion_grid": 30}, "motion_grid=30 does not divide 1000"), ({"tau": 1.5}, "tau=1.5")):
+        with pytest.raises(ValueError, match=told):
+            PreprocessConfig(videos="v", records="r", **change)
 
 
 # --- interruption ----------

@@ -14,6 +14,7 @@ COMMANDS = {
     "preprocess": ("train.preprocess", "videos and captions to training records"),
     "distill": ("train.distill", "training records to a few-step student"),
     "download": ("train.download", "fetch the published checkpoints"),
+    "motion": ("train.motion", "motion of reference clips: extract, look at, measure"),
     "shapes": ("train.shapes.cli", "render, train and measure the embedded world"),
 }
 # A user's mistake: one line, no traceback.

@@ -21,6 +21,11 @@ from typing import Any, TypeVar
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
+from ..core.energies import ENERGIES
+from ..core.guidance import COMBINATIONS
+from ..core.motion_prior import METHODS
+from ..core.schedule import TRAIN_TIMESTEPS
+
 CONFIGS = Path(__file__).parent / "configs"
 # Sections of a file, apart from those of the stages.
 SHARED = "model"
@@ -29,25 +34,35 @@ PRECISIONS = ("no", "bf16", "fp16")
 T = TypeVar("T")
 
 
-def option(default: Any, about: str, choices: tuple[str, ...] = (), minimum: float | None = None) -> Any:
+def option(
+    default: Any,
+    about: str,
+    choices: tuple[str, ...] = (),
+    minimum: float | None = None,
+    maximum: float | None = None,
+) -> Any:
     """A setting with the line that `--help` shows; out-of-range values are refused by ``check_options``."""
-    return field(default=default, metadata={"about": about, "choices": choices, "minimum": minimum})
+    metadata = {"about": about, "choices": choices, "minimum": minimum, "maximum": maximum}
+    return field(default=default, metadata=metadata)
 
 
 def check_options(config: Any) -> None:
-    """Refuse values outside the choices or below the minimum.
+    """Refuse values outside the choices, below the minimum or above the maximum.
 
     Raises:
         ValueError: naming the setting, its value and what is allowed.
     """
     for f in fields(config):
-        value, choices, minimum = getattr(config, f.name), f.metadata.get("choices"), f.metadata.get("minimum")
+        value, choices = getattr(config, f.name), f.metadata.get("choices")
+        minimum, maximum = f.metadata.get("minimum"), f.metadata.get("maximum")
         if value == "False" and "no" in choices:  # YAML reads a bare no as false
             setattr(config, f.name, value := "no")
         if choices and value not in choices:
             raise ValueError(f"{f.name}={value} is unknown; choose {', '.join(choices)}")
         if minimum is not None and value is not None and not value >= minimum:
             raise ValueError(f"{f.name}={value} is too small; it must be at least {minimum}")
+        if maximum is not None and value is not None and not value <= maximum:
+            raise ValueError(f"{f.name}={value} is too large; it must be at most {maximum}")
 
 
 @dataclass
@@ -106,6 +121,13 @@ class PreprocessConfig:
     records_per_clip: int = option(1, "draws of timestep and noise for every clip", minimum=1)
     clips_per_shard: int = option(128, "clips of one shard, the unit of resuming and of sharing work", minimum=1)
     batch_size: int = option(8, "records that the teacher sees at once", minimum=1)
+    motion: bool = option(False, "give the guided records a motion score, for students with motion=true")
+    tau: float = option(0.5, "motion: fraction of the timesteps that is guided, the noisiest", minimum=0, maximum=1)
+    motion_method: str = option("ddim", "motion: invert the clip, or noise it once for no evaluation", choices=METHODS)
+    motion_grid: int = option(25, "motion: steps of a whole inversion, one for all draws of a clip; 200 = the authors'")
+    motion_energy: str = option("mean", "motion: energy; lambda 500 belongs to mean", choices=tuple(ENERGIES))
+    motion_batch: int = option(1, "motion: records of one backward pass, which memory grows with", minimum=1)
+    gradient_checkpointing: bool = option(False, "motion: 1.5 x the time for a third of a backward pass's memory")
     precision: str = option("no", "autocast of the teacher: no (fp32), bf16 or fp16", choices=PRECISIONS)
     dtype: str = option("fp16", "how records are stored", choices=("fp16", "bf16", "fp32"))
     workers: int = option(0, "processes that decode videos ahead; 0 = none", minimum=0)
@@ -113,6 +135,17 @@ class PreprocessConfig:
 
     def __post_init__(self):
         check_options(self)
+        check_inversion_grid(self.motion_grid, "motion_grid=")
+
+
+def check_inversion_grid(steps: int, name: str) -> None:
+    """Refuse a grid of an inversion that does not end at the noisiest timestep.
+
+    Raises:
+        ValueError: with the value after ``name``, and what may be taken.
+    """
+    if steps < 1 or TRAIN_TIMESTEPS % steps:
+        raise ValueError(f"{name}{steps} does not divide {TRAIN_TIMESTEPS}: use 10, 20, 25, 40, 50, 100 or 200")
 
 
 @dataclass
@@ -123,7 +156,10 @@ class DistillConfig(TrainerConfig):
     records: str = option(MISSING, "folders or URLs of records, or globs of folders; several separated by commas")
     out: str = option(MISSING, "folder of the run; the student is <out>/student.safetensors")
     init: str | None = option(None, "student checkpoint to start from; null = the family's teacher")
-    motion: bool = option(False, "give the student the motion guidance input lambda")
+    motion: bool = option(False, "distil motion guidance too: records with scores, a student with the input lambda")
+    motion_strength: float | None = option(None, "lambda in the paper's unit; null = the family's", minimum=0)
+    tau: float = option(0.5, "fraction of the timesteps that is guided, at most the records'", minimum=0, maximum=1)
+    combination: str = option("released", "how a score enters the solver's step", choices=tuple(COMBINATIONS))
     omega_min: float = option(5.0, "lowest guidance scale omega (CFG scale minus 1)", minimum=0)
     omega_max: float = option(15.0, "highest guidance scale omega", minimum=0)
     huber_c: float = option(0.001, "width of the pseudo-Huber distance, Eq. 9", minimum=1e-8)

@@ -6,7 +6,7 @@ import argparse
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -28,7 +28,12 @@ logger = logging.getLogger(__name__)
 
 STUDENT, SETTINGS = "student.safetensors", "config.yaml"
 # Settings without which the state of a run means something else: they cannot change when it is resumed.
-FIXED = ("model.family", "records", "motion", "target", "seed", "batch_size", "accumulate", "shuffle", "init")
+FIXED = (
+    "model.family", "records", "motion", "motion_strength", "tau", "combination", "target", "seed", "batch_size",
+    "accumulate", "shuffle", "init",
+)  # fmt: skip
+# What a student with motion guidance gets from records; others are trained as if it were not there.
+MOTION_TENSORS = ("score", "use_motion_guide")
 
 EXAMPLES = """\
 examples:
@@ -36,7 +41,12 @@ examples:
   t2v-turbo distill records=records/short,records/dense out=runs/student steps=1000 lr=1e-4
   t2v-turbo distill --config paper records=https://example.org/records out=runs/vc2
   accelerate launch -m t2v_turbo.train distill --config paper records=… out=…      all GPUs, several machines
+  t2v-turbo distill records=records/ out=runs/mg motion=true           with motion guidance, lambda as an input
   t2v-turbo generate "a red circle moves right" --student runs/student/student.safetensors
+
+motion=true wants records with motion scores (`t2v-turbo preprocess … motion=true`): the solver's step then follows the
+motion of real clips, by motion_strength (lambda) in the noisiest fraction tau of the timesteps. The same records make
+the paper's other variant with motion=false.
 
 Stopped at any moment, the same command goes on from the newest checkpoint, and ends with the same weights as a run
 without a stop. <out> holds student.safetensors (averaged weights, renewed at every checkpoint), stats.jsonl,
@@ -73,7 +83,10 @@ def distill(config: DistillConfig) -> UNet3D:
         raise ValueError(f"model.device={config.model.device}: use auto or cpu; CUDA_VISIBLE_DEVICES chooses the card")
     records = RecordSet(config.records)
     check_records(records, family)
+    if config.motion_strength is None:
+        config = replace(config, motion_strength=family.motion_strength)
     check_resumable(config, out)
+    check_motion(config, records)
     student = build_student(config, family)
     student.checkpointing = config.gradient_checkpointing
     follower = Follower(copy_of(student), config.target_decay) if config.target == "ema" else None
@@ -93,6 +106,22 @@ def check_records(records: RecordSet, family: FamilyConfig) -> None:
         raise ValueError(
             f"the records are of model.family={records.made_from['family']}, the student is of {family.name}: "
             "set model.family, or preprocess anew"
+        )
+
+
+def check_motion(config: DistillConfig, records: RecordSet) -> None:
+    """Refuse motion guidance where the records have no scores."""
+    if not config.motion:
+        return
+    if not records.motion:
+        raise ValueError(
+            f"motion=true: the records {config.records} have no motion scores; make them with `t2v-turbo preprocess … "
+            "motion=true`, or distil with motion=false"
+        )
+    if config.tau > records.tau:
+        raise ValueError(
+            f"tau={config.tau}: the records have motion scores for tau={records.tau} only; use at most that, or "
+            "preprocess anew"
         )
 
 
@@ -146,7 +175,8 @@ def copy_of(student: UNet3D) -> UNet3D:
 
 def exporter(config: DistillConfig, records: RecordSet, out: Path):
     """Writes the student with what it was made from."""
-    about = {"records": json.dumps(records.made_from), "distill": json.dumps(asdict(config))}
+    made_from = records.made_from | {"motion": records.motion}
+    about = {"records": json.dumps(made_from), "distill": json.dumps(asdict(config))}
 
     def export(student: nn.Module, step: int) -> None:
         save_unet(student, out / STUDENT, DTYPES[config.export_dtype], step=str(step), **about)
@@ -163,7 +193,10 @@ class DistillLosses:
     def __init__(self, config: DistillConfig, records: RecordSet, follower: Follower | None):
         self.config, self.records, self.follower = config, records, follower
         grid, fps = records.made_from["solver_steps"], records.made_from["fps"]
-        self.distillation = ConsistencyDistillation(NoiseSchedule(), grid, huber_c=config.huber_c, fps=fps)
+        strength = config.motion_strength if config.motion else 0.0
+        self.distillation = ConsistencyDistillation(
+            NoiseSchedule(), grid, strength, config.tau, config.huber_c, fps, config.combination
+        )
         self._batches: Iterator | None = None
 
     def attach(self, trainer: Trainer) -> None:
@@ -188,6 +221,8 @@ class DistillLosses:
             start = step * c.accumulate * c.batch_size
             self._batches = iterate_batches(self.reader, c.batch_size, start, c.prefetch)
         tensors, _ = next(self._batches)
+        if not c.motion:
+            tensors = {name: value for name, value in tensors.items() if name not in MOTION_TENSORS}
         device = self.trainer.device
         return Batch(**{n: x.to(device).float() if x.is_floating_point() else x.to(device) for n, x in tensors.items()})
 

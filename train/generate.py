@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tqdm.auto import tqdm
 
 from ..core.config import FAMILIES
 from ..core.model import DTYPES, Model, load
+from ..core.motion_prior import MotionPrior
 from ..core.video import check_writable, to_uint8, write_video
 
 EXAMPLES = """\
@@ -21,6 +23,12 @@ examples:
   t2v-turbo generate --prompts prompts.txt --out clips/ --format gif   one prompt a line
   t2v-turbo generate "a red circle moves right" --teacher --steps 50   the undistilled model, 50 DDIM steps
   t2v-turbo generate "a corgi surfing" --model videocrafter2           after `t2v-turbo download videocrafter2`
+  t2v-turbo generate "a red circle" --teacher --motion prior.safetensors     with the motion of a reference clip
+  t2v-turbo generate "a red circle moves right" --student mg --motion-strength 500     motion guidance built in
+
+Motion guidance comes in two kinds. The teacher follows the motion of a reference clip: give it the prior that
+`t2v-turbo motion extract` made, with --teacher --motion. A student that was distilled with motion guidance (mg) needs
+no reference; --motion-strength and --tau set what it was conditioned on.
 
 The written mp4 carries the prompt, the seed and all settings as tags; a gif carries them as its comment.
 """
@@ -42,6 +50,9 @@ def register(subparsers) -> None:
     parser.add_argument("--checkpoints", type=Path, metavar="DIR", help="folder of the model's files")
     parser.add_argument("--steps", type=int, help="network evaluations (default: 4; teacher: 50)")
     parser.add_argument("--guidance", type=float, help="guidance scale, 1 = none (default: the model's own)")
+    parser.add_argument("--motion", type=Path, metavar="PRIOR", help="motion for the teacher to follow, a .safetensors")
+    parser.add_argument("--motion-strength", type=float, metavar="LAMBDA", help="0 = none (default: the model's own)")
+    parser.add_argument("--tau", type=float, default=0.5, help="guided part of the sampling, from its start on (0.5)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same video; counts up over prompts")
     parser.add_argument("--frames", type=int, help="number of frames (default: the model's own)")
     parser.add_argument("--height", type=int, help="pixels, a multiple of 8 (default: the model's own)")
@@ -59,23 +70,28 @@ def run(args: argparse.Namespace) -> int:
     check_settings(args)
     targets = output_files(prompts, args.out, args.format)
     device = pick_device(args.device)
+    prior = MotionPrior.load(args.motion) if args.motion else None
     model = load(
         args.model, None if args.teacher else args.student, args.checkpoints, device=device, dtype=DTYPES[args.dtype]
     )
     for i, (prompt, target) in enumerate(zip(prompts, targets)):
-        generate(model, prompt, target, args.seed + i, args)
+        generate(model, prompt, target, args.seed + i, args, prior)
         print(target)
     return 0
 
 
-def generate(model: Model, prompt: str, target: Path, seed: int, args: argparse.Namespace) -> None:
+def generate(
+    model: Model, prompt: str, target: Path, seed: int, args: argparse.Namespace, prior: MotionPrior | None = None
+) -> None:
     """Sample one clip and write it to ``target``."""
     generator = torch.Generator().manual_seed(seed)
-    noise = model.noise(1, generator, args.frames, args.height, args.width)
+    noise = model.noise(1, generator, *clip_size(args, model, prior))
     steps = args.steps or (4 if model.is_student else 50)
     guidance = model.family.guidance_scale if args.guidance is None else args.guidance
+    motion = {"motion": args.motion_strength, "tau": args.tau, "prior": prior}
+    model.check_motion(args.motion_strength, prior, noise.shape)  # before the progress bar begins
     with tqdm(total=steps, desc=prompt[:40], unit="step", leave=False) as bar:
-        latents = model.sample([prompt], noise, steps, guidance, generator, callback=lambda _: bar.update())
+        latents = model.sample([prompt], noise, steps, guidance, generator, callback=lambda _: bar.update(), **motion)
     frames = to_uint8(model.decode(latents)[0])
     settings = {
         "model": model.family.name,
@@ -85,9 +101,31 @@ def generate(model: Model, prompt: str, target: Path, seed: int, args: argparse.
         "size": f"{frames.shape[2]}x{frames.shape[1]}",
         "frames": len(frames),
         "dtype": args.dtype,
+        **motion_settings(args, model, prior),
     }
     metadata = {"prompt": prompt, "seed": str(seed), "settings": json.dumps(settings)}
     write_video(target, frames, args.fps or model.family.fps, metadata)
+
+
+def clip_size(
+    args: argparse.Namespace, model: Model, prior: MotionPrior | None
+) -> tuple[int | None, int | None, int | None]:
+    """Frames, height and width: as given, else those of the prior, else the model's own (None)."""
+    given = args.frames, args.height, args.width
+    if prior is None:
+        return given
+    factor = model.vae.config.downsampling
+    sizes = prior.size[0], prior.size[1] * factor, prior.size[2] * factor
+    return tuple(size if one is None else one for one, size in zip(given, sizes))
+
+
+def motion_settings(args: argparse.Namespace, model: Model, prior: MotionPrior | None) -> dict:
+    """What the file's tags say about motion guidance; {} where there was none."""
+    if prior is None and not model.unet.takes_motion:
+        return {}
+    strength = model.family.motion_strength if args.motion_strength is None else args.motion_strength
+    settings = {"motion_strength": strength, "tau": args.tau}
+    return settings if prior is None else settings | {"motion": args.motion.name, "motion_source": prior.origin.source}
 
 
 def read_prompts(prompts: list[str], file: Path | None) -> list[str]:
@@ -112,6 +150,25 @@ def check_settings(args: argparse.Namespace) -> None:
         raise ValueError(f"--fps {args.fps:g} is outside 0..240: use the model's own by leaving it out")
     if args.guidance is not None and not 1 <= args.guidance <= 100:
         raise ValueError(f"--guidance {args.guidance:g} is outside 1..100: 1 is no guidance, 7.5 is usual")
+    check_motion_settings(args)
+
+
+def check_motion_settings(args: argparse.Namespace) -> None:
+    """Refuse combinations of the motion options that mean nothing, before a model is loaded."""
+    if args.motion and not args.teacher:
+        raise ValueError(
+            f"--motion {args.motion} needs --teacher: a student cannot follow a reference clip; one that was distilled "
+            "with motion guidance (--student mg) takes --motion-strength alone"
+        )
+    if args.motion_strength and args.teacher and not args.motion:
+        raise ValueError(
+            f"--motion-strength {args.motion_strength:g} with --teacher needs --motion and a prior, which "
+            "`t2v-turbo motion extract clip.mp4` makes from a reference clip"
+        )
+    if args.motion_strength is not None and not 0 <= args.motion_strength < math.inf:
+        raise ValueError(f"--motion-strength {args.motion_strength:g} must be 0 or more: 500 is usual, 0 is none")
+    if not 0 <= args.tau <= 1:
+        raise ValueError(f"--tau {args.tau:g} is outside 0..1: 0.5 guides the noisier half of the sampling")
 
 
 def output_files(prompts: list[str], out: Path, suffix: str) -> list[Path]:

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from .config import PreprocessConfig, add_config_arguments, load_config
 from .data import Clip, ClipDataset, DecodedClip, fingerprint, generator_for, list_clips
 from .generate import pick_device
 from .records import Record, ShardWriter, begin, finish, shard_path
+from .scores import MotionScorer, ScoreSettings, is_guided
 
 EXAMPLES = """\
 examples:
@@ -29,8 +30,14 @@ examples:
   t2v-turbo preprocess videos=clips/ records=records/ records_per_clip=4 limit=1000
   t2v-turbo preprocess --config paper videos=webvid.csv video_column="{page_dir}/{videoid}.mp4" text_column=name \\
       video_root=/data/webvid records=records/webvid
+  t2v-turbo preprocess videos=clips/ records=records/ motion=true      with motion scores, for distill motion=true
+  t2v-turbo preprocess videos=clips/ records=records/ motion=true motion_grid=200      as exactly as the authors
   accelerate launch -m t2v_turbo.train preprocess --config paper …    one process per GPU, the shards are shared out
   t2v-turbo preprocess --rank 2 --world-size 8 …                      the same by hand, on any machine
+
+A motion score (Algorithm 1) pulls the teacher's step towards the motion of the clip itself. It is made for the draws in
+the noisiest fraction tau, unless the clip's column use_motion_guide says no. One inversion of a clip serves all of its
+records_per_clip draws; `t2v-turbo motion cost` compares grids of the inversion by cost and exactness.
 
 Stopped at any moment, the same command goes on with the shards that are missing. A clip that cannot be used is named
 with the reason in <records>/skipped.jsonl.
@@ -57,6 +64,11 @@ def run(args: argparse.Namespace) -> int:
         f"{config.records}: wrote {summary.records} records of {summary.clips} clips, skipped {summary.skipped} clips"
         f" ({summary.evaluations / max(summary.records, 1):.3g} UNet evaluations per record)"
     )
+    if summary.guided:
+        print(
+            f"{summary.guided} of them have a motion score ({summary.guided_evaluations / summary.guided:.3g} UNet"
+            " evaluations per guided record)"
+        )
     if summary.total is None:
         print("shards of other processes are still missing; the last process to end completes the set")
     else:
@@ -72,7 +84,13 @@ class Summary:
     clips: int = 0
     skipped: int = 0
     evaluations: int = 0  # of the UNet, one per sample
+    guided: int = 0  # records with a motion score
     total: tuple[int, int] | None = None  # records and skipped clips of the whole set; None = not complete yet
+
+    @property
+    def guided_evaluations(self) -> int:
+        """Of the evaluations, those for records with a motion score; each of the others takes two."""
+        return self.evaluations - 2 * (self.records - self.guided)
 
 
 def share_of_work(rank: int | None, world: int | None) -> tuple[int, int]:
@@ -112,17 +130,23 @@ def preprocess(config: PreprocessConfig, rank: int = 0, world: int = 1) -> Summa
 def made_from(config: PreprocessConfig, clips: list[Clip], size: tuple[int, int, int], fps: int) -> dict:
     """Everything that the records depend on, as JSON values."""
     family = resolve_family(config.model.family)
-    folder = Path(config.model.folder) if config.model.folder else family_folder(family.name)
     same = ("caption", "start", "solver_steps", "records_per_clip", "clips_per_shard", "precision", "dtype", "seed")
     return {
         "family": family.name,
-        "weights": {name: file_hash(folder / name) for name in sorted(set(BASE_FILES[family.name]))},
+        "weights": weights_of(family.name, config.model.folder),
         "clips": len(clips),
         "clips_hash": fingerprint(clips),
         "fps": fps,
         **dict(zip(("frames", "height", "width"), size)),
         **{name: getattr(config, name) for name in same},
+        "motion": {"tau": config.tau} | asdict(ScoreSettings.of(config)) if config.motion else None,
     }
+
+
+def weights_of(family: str, folder: str | Path | None) -> dict[str, str]:
+    """Hashes of the teacher's, the autoencoder's and the text tower's files, by name."""
+    folder = Path(folder) if folder else family_folder(family)
+    return {name: file_hash(folder / name) for name in sorted(set(BASE_FILES[family]))}
 
 
 def file_hash(path: Path) -> str:
@@ -157,7 +181,7 @@ def write_shards(
             summary.skipped += len(writer.skipped)
             summary.clips += len(part) - len(writer.skipped)
             bar.set_postfix(skipped=summary.skipped)
-    summary.evaluations = maker.evaluations
+    summary.evaluations, summary.guided = maker.evaluations, maker.guided
 
 
 def load_teacher(config: PreprocessConfig) -> Model:
@@ -181,32 +205,56 @@ def write_group(maker: RecordMaker, group: list[DecodedClip], writer: ShardWrite
         writer.write(record)
 
 
+@dataclass(eq=False)
+class Draw:
+    """One record to be made of a clip: where on the grid, with which noise, against which reference."""
+
+    row: int  # of the clip in its group
+    number: int  # among the draws of the clip
+    index: int  # of the solver's grid point
+    generator: torch.Generator  # of the noise
+    z_ref: Tensor | None = None  # the clip's own latents at this grid point (1, C, F, h, w); None = not guided
+
+    @property
+    def guided(self) -> bool:
+        return self.z_ref is not None
+
+
 class RecordMaker:
-    """Algorithm 1 on a few clips: noisy latents at a random grid point, and what the teacher says there.
+    """Algorithm 1 on a few clips: noisy latents at random grid points, and what the teacher says there.
 
     Every random number depends on (seed, position of the clip, draw) alone, not on the batch a clip is in.
 
     Attributes:
-        evaluations: of the UNet so far, one per sample.
+        guided: records with a motion score so far.
     """
 
     def __init__(self, config: PreprocessConfig, model: Model):
         self.config, self.model, self.solver = config, model, DDIMSolver(model.schedule, config.solver_steps)
-        self.dtype, self.evaluations = DTYPES[config.dtype], 0
+        self.dtype, self.guided, self._asked = DTYPES[config.dtype], 0, 0
+        self.scorer = MotionScorer(model, ScoreSettings.of(config), config.motion_batch, config.gradient_checkpointing)
         with self._inference():
             self.empty = self._stored(model.text.encode([""]))  # (1, L, D)
+
+    @property
+    def evaluations(self) -> int:
+        """UNet evaluations so far, one per sample."""
+        return self._asked + self.scorer.evaluations
 
     def __call__(self, clips: list[DecodedClip]) -> list[Record]:
         with self._inference():
             latents = torch.cat([self._encode(clip) for clip in clips])
             context = self._stored(self.model.text.encode([clip.caption for clip in clips]))
-            draws = [(i, k) for i in range(len(clips)) for k in range(self.config.records_per_clip)]
+            draws = []
+            for row, clip in enumerate(clips):
+                own = [self._draw(clip, row, k) for k in range(self.config.records_per_clip)]
+                self._add_references(clip, own, latents[row, None], context[row, None])
+                draws += own
             records = []
             for part in grouped(iter(draws), self.config.batch_size):
-                rows = [i for i, _ in part]
-                generators = [generator_for("draw", self.config.seed, clips[i].position, k) for i, k in part]
-                batch = self._sample(latents[rows], context[rows], generators)
-                records += [self._record(clips[i], k, batch, row) for row, (i, k) in enumerate(part)]
+                rows = [draw.row for draw in part]
+                batch = self._sample(latents[rows], context[rows], part)
+                records += [self._record(clips[draw.row], draw, batch, i) for i, draw in enumerate(part)]
         return records
 
     def _encode(self, clip: DecodedClip) -> Tensor:
@@ -214,35 +262,67 @@ class RecordMaker:
         generator = generator_for("posterior", self.config.seed, clip.position)
         return self.model.vae.encode(clip.frames[None].float() / 255, generator).float()
 
-    def _sample(self, x0: Tensor, context: Tensor, generators: list[torch.Generator]) -> dict[str, Tensor]:
-        """The record's tensors with a batch axis, as stored."""
-        index = torch.cat([torch.randint(len(self.solver), (1,), generator=g) for g in generators])  # (B,)
-        noise = torch.stack([torch.randn(x0.shape[1:], generator=g) for g in generators]).to(x0)
+    def _draw(self, clip: DecodedClip, row: int, number: int) -> Draw:
+        generator = generator_for("draw", self.config.seed, clip.position, number)
+        return Draw(row, number, int(torch.randint(len(self.solver), (1,), generator=generator)), generator)
+
+    def _add_references(self, clip: DecodedClip, draws: list[Draw], x0: Tensor, context: Tensor) -> None:
+        """Give the guided ones among a clip's draws their z_ref, all from one inversion."""
+        if not (self.config.motion and clip.clip.use_motion_guide):
+            return
+        guided = [draw for draw in draws if is_guided(draw.index, self.config.tau, self.solver)]
+        if guided:
+            timesteps = {draw: int(self.solver.timesteps[draw.index]) for draw in guided}
+            generator = generator_for("reference", self.config.seed, clip.position)
+            found = self.scorer.references(x0, context.float(), list(timesteps.values()), generator)
+            for draw, t in timesteps.items():
+                draw.z_ref = found[t]
+
+    def _sample(self, x0: Tensor, context: Tensor, draws: list[Draw]) -> dict[str, Tensor]:
+        """The records' tensors with a batch axis, as stored; the score is zero where there is none."""
+        index = torch.tensor([draw.index for draw in draws])  # (B,)
+        noise = torch.stack([torch.randn(x0.shape[1:], generator=draw.generator) for draw in draws]).to(x0)
         t = self.solver.timesteps[index]
         # The teacher sees what will be stored, so that a record is consistent whatever its precision.
         z = self._stored(self.model.schedule.add_noise(x0, noise, t))
-        cond = self._teacher(z, t, context)
+        cond, score = torch.empty_like(z), torch.zeros_like(z)
+        guided = torch.tensor([draw.guided for draw in draws])
+        if guided.any():
+            z_ref = torch.cat([draw.z_ref for draw in draws if draw.guided])
+            cond[guided], score[guided] = self._score(z[guided], t[guided], context[guided], z_ref)
+        if not guided.all():
+            cond[~guided] = self._teacher(z[~guided], t[~guided], context[~guided])
         uncond = self._teacher(z, t, self.empty.expand_as(context))
-        return {"z": z, "index": index, "cond": cond, "uncond": uncond, "context": context}
+        return {"z": z, "index": index, "cond": cond, "uncond": uncond, "context": context, "score": score}
 
     def _teacher(self, z: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        self.evaluations += len(z)
+        self._asked += len(z)
         eps = self.model.unet(z.float(), t.to(z.device), context.float(), fps=self.model.family.fps)
         return self._stored(eps)
 
-    def _record(self, clip: DecodedClip, draw: int, batch: dict[str, Tensor], row: int) -> Record:
+    def _score(self, z: Tensor, t: Tensor, context: Tensor, z_ref: Tensor) -> tuple[Tensor, Tensor]:
+        """The teacher's noise for the prompt, a by-product of the score, and the score."""
+        found = self.scorer(z.float(), t, context.float(), z_ref)
+        score = self._stored(found.score)
+        if not score.isfinite().all():
+            raise ValueError(f"dtype={self.config.dtype} is too narrow for these motion scores: use bf16 or fp32")
+        self.guided += len(z)
+        return self._stored(found.noise), score
+
+    def _record(self, clip: DecodedClip, draw: Draw, batch: dict[str, Tensor], row: int) -> Record:
         about = {
             "caption": clip.caption,
             "kind": clip.kind,
             "clip": clip.clip.name,
             "start": clip.start,
             "use_motion_guide": clip.clip.use_motion_guide,
-            "index": int(batch["index"][row]),
-            "draw": draw,
+            "index": draw.index,
+            "draw": draw.number,
             "seed": self.config.seed,
         }
-        tensors = {name: value[row].cpu() for name, value in batch.items()}
-        return Record(f"{clip.position:09d}-{draw:03d}", tensors, about)
+        stored = [name for name in batch if name != "score" or draw.guided]
+        tensors = {name: batch[name][row].cpu() for name in stored}
+        return Record(f"{clip.position:09d}-{draw.number:03d}", tensors, about)
 
     def _stored(self, x: Tensor) -> Tensor:
         return x.to(self.dtype)

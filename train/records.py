@@ -2,7 +2,8 @@
 
 A folder holds `records.json` (how the records were made, and once all are there the count of every shard), and
 per shard `NNNNNN.tar` and `NNNNNN.json` (its count and the clips that were skipped). A sample of a shard is
-`key.safetensors` (z, cond, uncond (C, F, H, W), context (L, D), index ()) and `key.json` (caption, kind, source, …).
+`key.safetensors` (z, cond, uncond (C, F, H, W), context (L, D), index (), and score (C, F, H, W) if there is a motion
+score) and `key.json` (caption, kind, source, …).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import re
 import tarfile
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -193,6 +194,7 @@ class RecordSet:
 
     Attributes:
         made_from: the part of the manifests that all places share.
+        motion: how the motion scores were made, per kind of place that has them; [] = no scores anywhere.
 
     Raises:
         ValueError: if a place is incomplete, or the places do not go together.
@@ -206,12 +208,20 @@ class RecordSet:
             raise ValueError("records: name at least one folder")
         manifests = [read_manifest(place) for place in places]
         self.made_from = {name: manifests[0]["made_from"].get(name) for name in self.SAME}
+        self.motion = _distinct(manifest["made_from"].get("motion") for manifest in manifests)
+        if len({made["energy"] for made in self.motion}) > 1:
+            raise ValueError(f"records {text}: have motion scores of different energies; use one of the sets")
         self.shards, self.bytes = [], 0
         for place, manifest in zip(places, manifests):
             self._check(place, manifest, places[0])
             self.bytes += manifest["bytes"]
             base = place.rstrip("/")
             self.shards += [Shard(f"{base}/{name}", number) for name, number in sorted(manifest["shards"].items())]
+
+    @property
+    def tau(self) -> float:
+        """The fraction of the timesteps in which every place with motion scores has them; 0 = no scores anywhere."""
+        return min((made["tau"] for made in self.motion), default=0.0)
 
     def __len__(self) -> int:
         return sum(shard.records for shard in self.shards)
@@ -227,6 +237,15 @@ class RecordSet:
                 raise ValueError(f"records {place}: the manifest names a strange shard {name!r}")
             if not REMOTE.match(place) and not os.path.exists(f"{place}/{name}"):
                 raise ValueError(f"records {place}: {name} is missing; run the same `t2v-turbo preprocess` again")
+
+
+def _distinct(found: Iterable[dict | None]) -> list[dict]:
+    """Those that there are, each once."""
+    kinds = []
+    for one in found:
+        if one and one not in kinds:
+            kinds.append(one)
+    return kinds
 
 
 def read_shard(shard: Shard) -> Iterator[Record]:
@@ -330,8 +349,17 @@ class RecordBatches(IterableDataset):
         stream = self.reader.stream(self.start)
         while True:
             records = list(islice(stream, self.batch_size))
-            names = records[0].tensors
-            yield {n: torch.stack([r.tensors[n] for r in records]) for n in names}, [r.about for r in records]
+            yield collate(records), [record.about for record in records]
+
+
+def collate(records: list[Record]) -> dict[str, Tensor]:
+    """Tensors with a batch axis. Where some have a motion score, the others get zeros and a flag against guidance."""
+    tensors = [record.tensors for record in records]
+    scored = torch.tensor(["score" in one for one in tensors])
+    if not scored.any():
+        return {name: torch.stack([one[name] for one in tensors]) for name in tensors[0]}
+    tensors = [{"score": torch.zeros_like(one["z"])} | one for one in tensors]
+    return {name: torch.stack([one[name] for one in tensors]) for name in tensors[0]} | {"use_motion_guide": scored}
 
 
 def iterate_batches(

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 
 from ..core.video import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 PAGE = """\
 <!doctype html>
@@ -78,21 +84,46 @@ def write_report(path: Path, title: str, introduction: list[str], sections: list
 
 def curve(stats: list[dict], name: str, title: str) -> str:
     """The course of ``name`` over the steps of `stats.jsonl`, as SVG, with a running mean."""
+    steps, values = zip(*[(line["step"], line[name]) for line in stats if name in line])
+    with _drawing(xlabel="step", ylabel=name, title=title, yscale="log") as (axes, svg):
+        axes.plot(steps, values, color="#b8c4de", linewidth=1)
+        axes.plot(steps, running_mean(values, max(1, len(values) // 20)), color="#2c4a9a", linewidth=2)
+    return svg.getvalue()
+
+
+def curves(series: dict[str, tuple[Sequence[float], Sequence[float]]], **settings: Any) -> str:
+    """Named lines (x, y) as SVG.
+
+    Args:
+        settings: of matplotlib's axes, such as title, xlabel, ylabel, xscale, ylim.
+    """
+    with _drawing(**settings) as (axes, svg):
+        for name, (x, y) in series.items():
+            axes.plot(x, y, label=name, marker="o", markersize=3)
+        axes.legend(frameon=False)
+    return svg.getvalue()
+
+
+@contextmanager
+def _drawing(**settings: Any) -> Iterator[tuple[Axes, io.StringIO]]:
+    """Axes to draw on, and where the SVG is found after the block."""
     from matplotlib.figure import Figure
 
-    steps, values = zip(*[(line["step"], line[name]) for line in stats if name in line])
-    figure = Figure(figsize=(8, 3), layout="constrained")
+    figure, whole, svg = Figure(figsize=(8, 3), layout="constrained"), io.StringIO(), io.StringIO()
     axes = figure.subplots()
-    axes.plot(steps, values, color="#b8c4de", linewidth=1)
-    axes.plot(steps, running_mean(values, max(1, len(values) // 20)), color="#2c4a9a", linewidth=2)
-    axes.set(xlabel="step", ylabel=name, title=title, yscale="log")
+    yield axes, svg
+    axes.set(**settings)
     axes.spines[["top", "right"]].set_visible(False)
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg")
-    svg = buffer.getvalue()
-    return svg[svg.index("<svg") :]
+    figure.savefig(whole, format="svg")
+    svg.write(whole.getvalue()[whole.getvalue().index("<svg") :])
 
 
 def running_mean(values: tuple[float, ...], width: int) -> list[float]:
     """Mean of the last ``width`` values at every point."""
     return [sum(part) / len(part) for i in range(len(values)) if (part := values[max(0, i - width + 1) : i + 1])]
+
+
+def markdown(table: list[list]) -> str:
+    """A table whose first row is its header, as Markdown."""
+    header, *rows = ([str(cell) for cell in row] for row in table)
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *rows))

@@ -19,7 +19,7 @@ examples:
   t2v-turbo shapes text                                       how well the text tower tells words apart
   t2v-turbo shapes table                                      teacher and student by number of steps
   t2v-turbo shapes gallery shapes.gif                         a grid of the student's clips
-  t2v-turbo shapes train teacher --steps 24000                one network's recipe; stop and start it at will
+  t2v-turbo shapes train teacher --steps 8000                 one network's recipe; stop and start it at will
 """
 
 

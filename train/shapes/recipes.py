@@ -63,7 +63,7 @@ RECIPES = {
     # OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 --no-python t2v-turbo shapes train teacher
     "teacher": Recipe(
         TrainerConfig(
-            steps=24_000, batch_size=16, lr=1e-3, warmup=500, decay=0.25, ema_decay=0.9995,
+            steps=5600, batch_size=16, lr=1e-3, warmup=500, decay=0.25, ema_decay=0.9995,
             precision="bf16", compile=True, log_every=20, save_every=500,
         ),
         clips=24_000,

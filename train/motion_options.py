@@ -1,0 +1,69 @@
+"""Options and checks that the actions of ``t2v-turbo motion`` share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..core.config import FAMILIES
+from ..core.model import DTYPES, Model, family_folder, load, student_path
+from ..core.motion_prior import METHODS
+from ..core.schedule import TRAIN_TIMESTEPS
+from .config import check_inversion_grid
+from .generate import pick_device
+from .preprocess import file_hash, weights_of
+
+KEPT = "a stopped run goes on from there"
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="shapes", help=f"{' or '.join(sorted(FAMILIES))} (default: shapes)")
+    add_place_arguments(parser)
+
+
+def add_place_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoints", type=Path, metavar="DIR", help="folder of the model's files")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu (default: auto)")
+    parser.add_argument("--dtype", choices=sorted(DTYPES), default="fp32", help="precision (default: fp32)")
+
+
+def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--steps", type=int, help="of the sampling (default: 50; student: 4)")
+    parser.add_argument("--guidance", type=float, help="guidance scale of the teacher (default: the family's)")
+    parser.add_argument("--method", choices=METHODS, default="ddim", help="how references are read (default: ddim)")
+    parser.add_argument("--grid", type=int, default=50, help="steps of the references' inversion (default: 50)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("runs/motion"), help=f"folder of rows.json and pages; {KEPT}")
+    add_place_arguments(parser)
+
+
+def load_measured(args: argparse.Namespace, student: str | None) -> tuple[Model, dict]:
+    """The embedded family's model that an experiment measures, and what its rows are bound to."""
+    model = load("shapes", student, args.checkpoints, pick_device(args.device), DTYPES[args.dtype])
+    made_from = {"weights": weights_of("shapes", args.checkpoints), "dtype": args.dtype}
+    if student:
+        folder = args.checkpoints or family_folder("shapes")
+        made_from |= {"student": file_hash(student_path("shapes", student, folder))}
+    return model, made_from
+
+
+def check_experiment(args: argparse.Namespace, strengths: list[float], taus: list[float]) -> None:
+    """Refuse settings out of range before a model is loaded."""
+    check_minimum("--pairs", [args.pairs], 1)
+    check_minimum("--strength", strengths, 0)
+    check_tau(taus)
+    check_inversion_grid(args.grid, "--grid ")
+    if args.steps is not None and not 1 <= args.steps <= TRAIN_TIMESTEPS:
+        raise ValueError(f"--steps {args.steps} is outside 1..{TRAIN_TIMESTEPS}: use 50, or 4 for a student")
+
+
+def check_minimum(name: str, values: list[float], minimum: float) -> None:
+    for value in values:
+        if not value >= minimum:
+            raise ValueError(f"{name} {value:g} is too small: it must be at least {minimum:g}")
+
+
+def check_tau(taus: list[float]) -> None:
+    for tau in taus:
+        if not 0 < tau <= 1:
+            raise ValueError(f"--tau {tau:g} is outside 0..1, without 0: 0.5 guides the noisier half")
