@@ -6,9 +6,12 @@ import argparse
 import json
 from pathlib import Path
 
-from ...core.checkpoints import load_text
+import torch
+
+from ...core.checkpoints import load_text, load_vae
 from ...core.config import SHAPES
 from ...core.model import PACKAGED_WEIGHTS, load
+from ...core.rewards import PAPER_WEIGHTS, load_reward
 from ...core.video import check_writable, write_video
 
 EXAMPLES = """\
@@ -17,10 +20,15 @@ examples:
   t2v-turbo shapes oracle                                     how often the oracle itself is right
   t2v-turbo shapes autoencoder                                what the autoencoder costs in the oracle's eyes
   t2v-turbo shapes text                                       how well the text tower tells words apart
+  t2v-turbo shapes rewards                                    how well the reward models tell right from wrong
   t2v-turbo shapes table                                      teacher and student by number of steps
   t2v-turbo shapes gallery shapes.gif                         a grid of the student's clips
   t2v-turbo shapes train teacher --steps 8000                 one network's recipe; stop and start it at will
 """
+
+
+# In the order in which they can be trained.
+NETWORKS = "vae, text, teacher, reward_clip, reward_hps, reward_internvideo2"
 
 
 def register(subparsers) -> None:
@@ -36,6 +44,7 @@ def register(subparsers) -> None:
     _register_oracle(actions)
     _register_autoencoder(actions)
     _register_text(actions)
+    _register_rewards(actions)
     _register_table(actions)
     _register_gallery(actions)
     _register_train(actions)
@@ -71,6 +80,15 @@ def _register_text(actions) -> None:
     text.set_defaults(func=run_text)
 
 
+def _register_rewards(actions) -> None:
+    rewards = actions.add_parser("rewards", help="how well the reward models tell right from wrong on held-out clips")
+    rewards.add_argument("--count", type=int, default=256, help="clips (default: 256)")
+    rewards.add_argument("--seed", type=int, default=999)
+    rewards.add_argument("--only", choices=sorted(PAPER_WEIGHTS), nargs="*", help="only these models")
+    rewards.add_argument("--weights", type=Path, help="folder of the family's files (default: the packaged ones)")
+    rewards.set_defaults(func=run_rewards)
+
+
 def _register_table(actions) -> None:
     table = actions.add_parser("table", help="oracle scores of teacher and student by number of steps")
     table.add_argument("--prompts", type=int, default=200, help="fixed prompts (default: 200)")
@@ -99,7 +117,7 @@ def _register_gallery(actions) -> None:
 
 def _register_train(actions) -> None:
     train = actions.add_parser("train", help="run the recipe of one network; resumes where it stopped")
-    train.add_argument("network", help="vae, text or teacher (in this order: the teacher needs the other two)")
+    train.add_argument("network", help=f"{NETWORKS} (in this order: later ones need earlier ones)")
     train.add_argument("--folder", type=Path, help="run folder (default: runs/shapes/NETWORK)")
     train.add_argument("--weights", type=Path, default=PACKAGED_WEIGHTS / "shapes", help="where the weights go")
     train.add_argument("--steps", type=int, help="instead of the recipe's; raising it prolongs a run")
@@ -150,6 +168,16 @@ def run_text(args: argparse.Namespace) -> None:
     print("| changed word | relative distance |\n|---|---|")
     for name, distance in distances.items():
         print(f"| {name} | {distance:.2f} |")
+
+
+def run_rewards(args: argparse.Namespace) -> None:
+    from .reward_accuracy import accuracy_table, evaluate_reward
+
+    folder = args.weights or PACKAGED_WEIGHTS / "shapes"
+    vae = load_vae(folder / "vae.safetensors", SHAPES.vae)
+    names = args.only or PAPER_WEIGHTS
+    rewards = {name: load_reward(name, folder / f"reward_{name}.safetensors", dtype=torch.float32) for name in names}
+    print(accuracy_table({name: evaluate_reward(one, vae, args.count, args.seed) for name, one in rewards.items()}))
 
 
 def run_table(args: argparse.Namespace) -> None:

@@ -10,8 +10,10 @@ import torch
 
 from ...core import checkpoints
 from ...core.config import SHAPES
+from ...core.rewards import Reward, load_reward, save_reward
+from ...core.vae import VideoVAE
 from ..trainer import TrainerConfig
-from . import autoencoder, language, teacher
+from . import autoencoder, language, rewards, teacher
 
 # Half the size of fp32; 11 bits of mantissa keep every figure of the cards.
 STORED = torch.float16
@@ -48,6 +50,33 @@ def _train_teacher(recipe: Recipe, folder: Path, weights: Path) -> None:
     teacher.train(SHAPES.unet, vae, text, recipe.config, folder, recipe.clips, export)
 
 
+def _train_reward_clip(recipe: Recipe, folder: Path, weights: Path) -> None:
+    text = checkpoints.load_text(weights / "text.safetensors", SHAPES.text)
+    clip = rewards.new_clip("clip", text, weights, recipe.config.seed)
+    _save_reward("clip", rewards.train_match(clip, _vae(weights), recipe.config, folder, recipe.clips), weights)
+
+
+def _train_reward_hps(recipe: Recipe, folder: Path, weights: Path) -> None:
+    clip = load_reward("clip", weights / "reward_clip.safetensors", dtype=torch.float32)
+    hps = rewards.new_clip("hps", clip.text, weights, recipe.config.seed)
+    hps.load_state_dict(clip.state_dict())
+    _save_reward("hps", rewards.train_preference(hps, _vae(weights), recipe.config, folder, recipe.clips), weights)
+
+
+def _train_reward_internvideo2(recipe: Recipe, folder: Path, weights: Path) -> None:
+    video = rewards.new_internvideo2(weights, recipe.config.seed)
+    video = rewards.train_match(video, _vae(weights), recipe.config, folder, recipe.clips)
+    _save_reward("internvideo2", video, weights)
+
+
+def _vae(weights: Path) -> VideoVAE:
+    return checkpoints.load_vae(weights / "vae.safetensors", SHAPES.vae)
+
+
+def _save_reward(name: str, reward: Reward, weights: Path) -> None:
+    save_reward(reward, name, weights / f"reward_{name}.safetensors", STORED)
+
+
 RECIPES = {
     "vae": Recipe(
         TrainerConfig(steps=6000, batch_size=16, lr=8e-4, ema_decay=0.998, precision="bf16", log_every=20),
@@ -68,6 +97,28 @@ RECIPES = {
         ),
         clips=24_000,
         run=_train_teacher,
+    ),
+    # Many small batches: what the image tower waits for is steps, until it begins to see shapes.
+    "reward_clip": Recipe(
+        TrainerConfig(
+            steps=6000, batch_size=32, lr=1e-3, warmup=200, decay=0.3, ema_decay=0.998, log_every=20, save_every=250
+        ),
+        clips=150_000,
+        run=_train_reward_clip,
+    ),
+    "reward_hps": Recipe(
+        TrainerConfig(
+            steps=1200, batch_size=32, lr=3e-4, warmup=50, decay=0.5, ema_decay=0.99, log_every=20, save_every=250
+        ),
+        clips=150_000,
+        run=_train_reward_hps,
+    ),
+    "reward_internvideo2": Recipe(
+        TrainerConfig(
+            steps=5000, batch_size=24, lr=1e-3, warmup=200, decay=0.3, ema_decay=0.998, log_every=20, save_every=250
+        ),
+        clips=150_000,
+        run=_train_reward_internvideo2,
     ),
 }  # fmt: skip
 
