@@ -29,6 +29,17 @@ def randomize(network: torch.nn.Module, seed: int) -> torch.nn.Module:
     return network.eval()
 
 
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    """Each test may train in another precision, which accelerate allows once a process."""
+    yield
+    if "accelerate" in sys.modules:
+        from accelerate.state import AcceleratorState, GradientState
+
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+
+
 @pytest.fixture(scope="session")
 def random_shapes(tmp_path_factory):
     """A folder with the embedded family's files, of random weights and the real sizes."""
