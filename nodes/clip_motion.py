@@ -6,7 +6,6 @@ Images are (F, H, W, 3) in 0..1, LATENT samples (F, 4, h, w), unscaled; the core
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.guidance import released
@@ -15,6 +14,7 @@ from ..core.motion import motion_score
 from ..core.motion_prior import MotionPrior, Origin, inversion_steps, make_prior
 from ..core.schedule import TRAIN_TIMESTEPS, NoiseSchedule
 from ..core.unet import LAMBDA_UNIT
+from ..core.video import resize_and_crop
 from .adapters import FramesAsBatch, model_settings
 from .clip_sampling import MotionGuide, frame_count, single_context, teacher_network
 from .comfy_host import host
@@ -83,12 +83,8 @@ def fit_frames(images: Tensor, frames: int, height: int, width: int) -> Tensor:
             f"images: the reference has {len(images)} frames, but {frames} are needed; take a longer video, or a "
             "shorter clip in T2V-Turbo Empty Latent Video"
         )
-    pixels = images[torch.arange(frames) * len(images) // frames, ..., :3].movedim(-1, 1)
-    scale = max(height / pixels.shape[2], width / pixels.shape[3])
-    size = [max(wanted, round(side * scale)) for wanted, side in zip((height, width), pixels.shape[2:])]
-    pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True).clamp(0, 1)
-    top, left = (size[0] - height) // 2, (size[1] - width) // 2
-    return pixels[..., top : top + height, left : left + width].movedim(1, -1)
+    pixels = images[torch.arange(frames) * len(images) // frames, ..., :3]
+    return resize_and_crop(pixels.movedim(-1, 1), height, width).movedim(1, -1)
 
 
 # --- guiding a native sampler ----------

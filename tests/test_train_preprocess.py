@@ -18,6 +18,7 @@ from t2v_turbo.core.motion_prior import prior_latents
 from t2v_turbo.core.schedule import NoiseSchedule
 from t2v_turbo.core.solver import DDIMSolver
 from t2v_turbo.core.unet import UNet3D
+from t2v_turbo.core.video import resize_and_crop
 from t2v_turbo.train import cli, data, preprocess
 from t2v_turbo.train.config import PreprocessConfig, load_config
 from t2v_turbo.train.records import Shard, read_manifest, read_shard
@@ -458,5 +459,5 @@ def test_clips_are_scaled_to_cover_and_cropped_to_the_centre(tmp_path, height, w
 def test_resizing_keeps_proportions():
     y, x = torch.meshgrid(torch.arange(120), torch.arange(200), indexing="ij")
     disc = (((x - 99.5) ** 2 + (y - 59.5) ** 2) < 30**2).float().expand(1, 3, -1, -1)
-    resized = data.resize_and_crop(disc, 60, 60)[0, 0]
+    resized = resize_and_crop(disc, 60, 60)[0, 0]
     assert abs(resized.amax(0).round().sum() - 30) <= 1 and abs(resized.amax(1).round().sum() - 30) <= 1

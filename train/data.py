@@ -5,18 +5,24 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..core.video import VIDEO_SUFFIXES, VideoError, from_uint8, iterate_video, video_duration
+from ..core.video import (
+    VIDEO_SUFFIXES,
+    VideoError,
+    from_uint8,
+    iterate_video,
+    resize_and_crop,
+    to_uint8,
+    video_duration,
+)
 from .config import PreprocessConfig
 
 FALSE = ("", "0", "0.0", "false", "no", "none")
@@ -207,17 +213,8 @@ def _fitted(image: np.ndarray, height: int, width: int) -> Tensor:
     """uint8 (h, w, 3) -> (3, H, W)."""
     if image.shape[:2] == (height, width):
         return torch.from_numpy(image).permute(2, 0, 1)
-    return (resize_and_crop(from_uint8(image[None]), height, width)[0] * 255).round().to(torch.uint8)
-
-
-def resize_and_crop(frames: Tensor, height: int, width: int) -> Tensor:
-    """(F, 3, h, w) -> (F, 3, H, W): scaled, keeping its proportions, to cover the size, then cropped to its centre."""
-    h, w = frames.shape[-2:]
-    scale = max(height / h, width / w)
-    size = (max(height, math.floor(h * scale + 0.5)), max(width, math.floor(w * scale + 0.5)))
-    frames = F.interpolate(frames, size, mode="bicubic", antialias=True).clamp(0, 1)
-    top, left = (size[0] - height) // 2, (size[1] - width) // 2
-    return frames[..., top : top + height, left : left + width]
+    fitted = to_uint8(resize_and_crop(from_uint8(image[None]), height, width))[0]
+    return torch.from_numpy(fitted).permute(2, 0, 1)
 
 
 class ClipDataset(Dataset):

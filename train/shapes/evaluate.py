@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from tqdm.auto import tqdm
 from ...core.model import Model
 from ...core.text import TextEncoder
 from ...core.video import from_uint8, to_uint8
-from ..records import write_json
+from ..kept import KeptRows
+from ..report import markdown
 from .captions import COLORS, MOVES, SHAPES, evaluation_prompts
 from .oracle import score, summarize
 from .world import render_clip
@@ -64,15 +65,16 @@ def sample_clips(
                 yield to_uint8(frames)
 
 
-def evaluate(model: Model, setting: Setting, prompts: int = 200, seed: int = 0) -> dict[str, float]:
-    """Mean oracle scores of a model over the fixed prompts (0..1), with the seconds it took."""
+def evaluate(model: Model, setting: Setting, prompts: int = 200, seed: int = 0) -> dict:
+    """Mean oracle scores of a model over the fixed prompts (0..1), with its name and the seconds it took."""
     pairs = evaluation_prompts(prompts)
     started = time.perf_counter()
     title = f"{setting.name}, {setting.steps} steps"
     clips = sample_clips(model, [prompt for prompt, _ in pairs], setting.steps, setting.guidance, seed, title=title)
     scores = [score(clip, expected) for clip, (_, expected) in zip(clips, pairs)]
     seconds = (time.perf_counter() - started) / len(pairs)
-    return summarize(scores) | {"seconds_per_clip": round(seconds, 3)}
+    measured = summarize(scores) | {"seconds_per_clip": round(seconds, 3)}
+    return {"name": setting.name, "steps": setting.steps} | measured
 
 
 def evaluate_table(
@@ -83,19 +85,12 @@ def evaluate_table(
     A kept row counts for the very weights and settings that it was made from. ``models`` maps "is a student" to the
     model.
     """
-    stored = json.loads(out.read_text())["rows"] if out.exists() else []
+    kept = KeptRows(out)
     weights = {student: _weights_hash(model.unet) for student, model in models.items()}
     rows = []
     for setting in settings:
         made_from = asdict(setting) | {"prompts": prompts, "seed": seed, "weights": weights[setting.student]}
-        row = next((row for row in stored if row["made_from"] == made_from), None)
-        if row is None:
-            scores = evaluate(models[setting.student], setting, prompts, seed)
-            row = {"made_from": made_from, "name": setting.name, "steps": setting.steps} | scores
-            stored.append(row)
-            out.parent.mkdir(parents=True, exist_ok=True)
-            write_json(out, {"rows": stored})
-        rows.append(row)
+        rows.append(kept.get(made_from, partial(evaluate, models[setting.student], setting, prompts, seed)))
     return rows
 
 
@@ -142,8 +137,7 @@ def evaluate_text(text: TextEncoder) -> dict[str, float]:
 
 def markdown_table(rows: list[dict]) -> str:
     """Rows of ``evaluate_table`` as a Markdown table, in per cent."""
-    lines = ["| model | steps | " + " | ".join(COLUMNS) + " |", "|---|---|" + "---|" * len(COLUMNS)]
+    table = [["model", "steps", *COLUMNS]]
     for row in rows:
-        cells = " | ".join(f"{100 * row[column]:.1f}" for column in COLUMNS)
-        lines.append(f"| {row['name']} | {row['steps']} | {cells} |")
-    return "\n".join(lines)
+        table.append([row["name"], row["steps"], *(f"{100 * row[column]:.1f}" for column in COLUMNS)])
+    return markdown(table)

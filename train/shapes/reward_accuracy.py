@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from ...core.rewards import Reward
 from ...core.vae import VideoVAE
 from ...core.video import from_uint8
+from ..report import markdown
 from .damage import damages
 from .evaluate import WORDS
 from .matching import draw_clip
@@ -111,7 +112,7 @@ def _text_features(reward: Reward, captions: Sequence[str]) -> Tensor:
 
 def accuracy_table(rates: dict[str, dict[str, float]]) -> str:
     """Rates by reward and measure as a Markdown table, in per cent."""
-    lines = ["| measure | " + " | ".join(rates) + " |", "|---|" + "---|" * len(rates)]
+    table = [["measure", *rates]]
     for measure in next(iter(rates.values())):
-        lines.append(f"| {measure} | " + " | ".join(f"{100 * row[measure]:.1f}" for row in rates.values()) + " |")
-    return "\n".join(lines)
+        table.append([measure, *(f"{100 * row[measure]:.1f}" for row in rates.values())])
+    return markdown(table)
