@@ -14,7 +14,7 @@ from t2v_turbo.core.rewards import Reward, RewardInfo, load_reward, save_reward
 from t2v_turbo.core.rewards.wordpiece import WordPiece
 from t2v_turbo.core.video import from_uint8, to_uint8
 from t2v_turbo.train.cli import main
-from t2v_turbo.train.shapes import damage, matching, recipes, rewards
+from t2v_turbo.train.shapes import captions, damage, hints, matching, recipes, rewards
 from t2v_turbo.train.shapes.captions import all_words, parse_prompt
 from t2v_turbo.train.shapes.evaluate import WORDS
 from t2v_turbo.train.shapes.oracle import measure
@@ -222,6 +222,66 @@ def test_preference_loss():
     features = loss.reward.encode_frames(frames)[:, 0]
     margin = loss.scale() * (features * loss.reward.encode_text(captions)).sum(-1)  # blank frames score 0
     assert better == pytest.approx(F.softplus(-margin).mean().item())
+
+
+# --- labels of patches ----------
+
+
+def test_patch_labels():
+    """Patches on the shape tell shape and motion, all others nothing; single frames have no motion."""
+    drawn = matching.draw_batch(6, 1000, 0, False, np.random.default_rng(0), clean=True)
+    frames = torch.stack([from_uint8(clip.frames) for clip in drawn])
+    labels = hints.patch_labels(drawn, frames, 8)
+    assert labels.shape == (6, 8, 64, 2)
+    for clip, own in zip(drawn, labels):
+        on = own[..., 0] > 0
+        area = on.double().mean().item() * 64 * 64
+        assert 0.5 < area / (np.pi * clip.scene.radius**2) < 1.6
+        assert (own[..., 0][on] == 1 + captions.SHAPES.index(clip.scene.shape)).all()
+        direction, _ = matching.MOTIONS[own[..., 1][on].unique().item() - 1]
+        assert direction == clip.scene.direction
+        assert (own[..., 1][~on] == 0).all()
+    single = hints.patch_labels(drawn, frames[:, :1], 8)
+    assert (single[..., 1] == hints.UNASKED).all() and (single[..., 0] == labels[:, :1, :, 0]).all()
+
+
+@pytest.mark.parametrize("name", ["clip", "internvideo2"])
+@pytest.mark.parametrize("count", [1, 8])
+def test_hints_ask_every_token(name, count, tmp_path, random_shapes):
+    """Each patch's label moves the token at its own place, and nothing stays hooked to the tower."""
+    if name == "clip":
+        text = checkpoints.load_text(random_shapes / "text.safetensors", SHAPES.text)
+        reward = rewards.new_clip("clip", text, random_shapes)
+    else:
+        reward = rewards.new_internvideo2(tmp_path)
+    drawn = matching.draw_batch(3, 1000, 0, False, np.random.default_rng(0))
+    frames = torch.stack([from_uint8(clip.frames) for clip in drawn])[:, :count]
+    labels = hints.patch_labels(drawn, frames, reward.config.vision.patch_size)
+    with hints.tokens_of(reward) as tokens:
+        reward.encode_frames(frames)
+    kept = len(tokens)
+    reward.encode_frames(frames)
+    assert len(tokens) == kept
+    leaf = torch.cat(tokens).detach().requires_grad_()
+    asked = torch.full_like(labels, hints.UNASKED)
+    asked[1, count - 1, 5, 0] = 1
+    (gradient,) = torch.autograd.grad(hints.Hints(reward)([leaf], asked), leaf)
+    moved = gradient.abs().sum(-1)[:, 1:].reshape(labels.shape[:-1]) > 0
+    assert moved.nonzero().tolist() == [[1, count - 1, 5]]
+
+
+def test_hinted_loss(tmp_path):
+    """The labels' loss comes on top of matching, and trains the tower."""
+    loss = hints.HintedMatchLoss(rewards.new_internvideo2(tmp_path))
+    drawn = matching.draw_batch(3, 1000, 0, False, np.random.default_rng(0))
+    frames = torch.stack([from_uint8(clip.frames) for clip in drawn])
+    choices, right = matching.alternatives([clip.scene for clip in drawn], False, np.random.default_rng(0))
+    captions = [clip.short_caption for clip in drawn]
+    found = loss(frames, captions, choices, right, hints.patch_labels(drawn, frames, 16))
+    torch.testing.assert_close(found["loss"], found["contrast"] + found["choice"] + found["hints"])
+    found["hints"].backward()
+    assert loss.reward.vision.patch_embed.weight.grad.abs().sum() > 0
+    assert loss.hints.head.weight.grad.abs().sum() > 0
 
 
 # --- the recipes ----------

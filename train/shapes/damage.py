@@ -35,7 +35,7 @@ def _with_noise(frames: Tensor, sigma: Tensor, generator: torch.Generator) -> Te
     return (frames + sigma * torch.randn(frames.shape, generator=generator)).clamp(0, 1)
 
 
-def _object(frames: Tensor) -> Tensor:
+def shape_mask(frames: Tensor) -> Tensor:
     """Where the shape is, (N, 1, H, W), 0 or 1."""
     return (frames.amax(1, keepdim=True) - frames.amin(1, keepdim=True) > SATURATED).float()
 
@@ -81,12 +81,12 @@ def ghost(frames: Tensor, generator: torch.Generator) -> Tensor:
 def double(frames: Tensor, generator: torch.Generator) -> Tensor:
     """A second shape of another colour."""
     other = _stranger(frames)
-    return frames.lerp(other, _object(other))
+    return frames.lerp(other, shape_mask(other))
 
 
 def missing(frames: Tensor, generator: torch.Generator) -> Tensor:
     """The shape is gone: its pixels take the mean colour of the others."""
-    shape = _blurred(_object(frames), 1.0).mul(4).clamp(0, 1)  # with its soft edge
+    shape = _blurred(shape_mask(frames), 1.0).mul(4).clamp(0, 1)  # with its soft edge
     ground = 1 - shape
     mean = (frames * ground).sum((2, 3), keepdim=True) / ground.sum((2, 3), keepdim=True).clamp(min=1)
     return frames.lerp(mean, shape)
@@ -97,7 +97,7 @@ def patches(frames: Tensor, generator: torch.Generator) -> Tensor:
     angle = 2 * torch.pi * torch.rand(len(frames), 1, 1, 1, generator=generator)
     at = torch.linspace(-1, 1, frames.shape[-1])
     position = at * angle.cos() + at[:, None] * angle.sin()  # (N, 1, H, W), along a random direction
-    shape = _object(frames)
+    shape = shape_mask(frames)
     middle = (shape * position).sum((2, 3), keepdim=True) / shape.sum((2, 3), keepdim=True).clamp(min=1)
     return frames.lerp(frames.roll(1, dims=1), shape * (position > middle))
 

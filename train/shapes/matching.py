@@ -58,7 +58,7 @@ def alternatives(scenes: Sequence[Scene], motion: bool, rng: np.random.Generator
     Returns:
         C captions; the index of each scene's own (B,).
     """
-    motions = MOTIONS if motion else (_motion(scenes[0]),)
+    motions = MOTIONS if motion else (motion_of(scenes[0]),)
     colors = sorted({scene.color for scene in scenes})
     number = {combination: i for i, combination in enumerate(product(colors, SHAPES, motions))}
     seed = rng.integers(2**32)
@@ -68,11 +68,11 @@ def alternatives(scenes: Sequence[Scene], motion: bool, rng: np.random.Generator
         return short_caption(scene, np.random.default_rng(seed))
 
     captions = [caption(color, shape, *how) for color, shape, how in number]
-    right = [number[scene.color, scene.shape, _motion(scene) if motion else motions[0]] for scene in scenes]
+    right = [number[scene.color, scene.shape, motion_of(scene) if motion else motions[0]] for scene in scenes]
     return captions, torch.tensor(right)
 
 
-def _motion(scene: Scene) -> tuple[str, str | None]:
+def motion_of(scene: Scene) -> tuple[str, str | None]:
     return scene.direction, scene.speed_name
 
 

@@ -22,8 +22,9 @@ from ...core.vae import VideoVAE
 from ..trainer import Trainer, TrainerConfig
 from .captions import all_words
 from .damage import Damage, damages, mild
+from .hints import HintedMatchLoss, patch_labels
 from .language import ONE_COLOR
-from .matching import START_SCALE, MatchLoss, PreferenceLoss, alternatives, draw_batch, some_caption, views
+from .matching import START_SCALE, PreferenceLoss, alternatives, draw_batch, some_caption, views
 from .world import WORLD
 
 VISION = ViTConfig(image_size=WORLD, patch_size=8, width=96, heads=4, layers=4, mlp_ratio=3.0)
@@ -116,10 +117,12 @@ def train_match(reward: Reward, vae: VideoVAE, config: TrainerConfig, folder: Pa
         # Motion is asked for where there is one colour: all motions in all colours are too many captions for a step.
         choices, right = alternatives([clip.scene for clip in drawn], one_color, rng)
         captions = [some_caption(clip, rng) for clip in drawn]
-        frames = mild(views(drawn, single, vae, generator, LATENT_NOISE), generator)
-        return prepared(frames.to(trainer.device), captions, choices, right.to(trainer.device))
+        frames = views(drawn, single, vae, generator, LATENT_NOISE)
+        labels = patch_labels(drawn, frames, reward.config.vision.patch_size)
+        frames, device = mild(frames, generator), trainer.device
+        return prepared(frames.to(device), captions, choices, right.to(device), labels.to(device))
 
-    trainer = Trainer(config, MatchLoss(reward), losses, folder, title=reward.info.name)
+    trainer = Trainer(config, HintedMatchLoss(reward), losses, folder, title=reward.info.name)
     return trainer.run().reward
 
 
