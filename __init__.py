@@ -18,6 +18,7 @@ if __package__:
         T2VTurboMotionPrior,
         T2VTurboSaveMotionPrior,
     )
+    from .nodes.rewards import T2VTurboBestOf, T2VTurboRewardLoader, T2VTurboRewardScorer
     from .nodes.sampling import T2VTurboSampler, T2VTurboSigmas, T2VTurboTeacherSampler
 
     NODE_CLASS_MAPPINGS = {
@@ -30,6 +31,9 @@ if __package__:
         "T2VTurboMotionGuidance": T2VTurboMotionGuidance,
         "T2VTurboSaveMotionPrior": T2VTurboSaveMotionPrior,
         "T2VTurboLoadMotionPrior": T2VTurboLoadMotionPrior,
+        "T2VTurboRewardLoader": T2VTurboRewardLoader,
+        "T2VTurboRewardScorer": T2VTurboRewardScorer,
+        "T2VTurboBestOf": T2VTurboBestOf,
     }
     NODE_DISPLAY_NAME_MAPPINGS = {
         "T2VTurboLoader": "T2V-Turbo Loader",
@@ -41,6 +45,9 @@ if __package__:
         "T2VTurboMotionGuidance": "T2V-Turbo Motion Guidance",
         "T2VTurboSaveMotionPrior": "T2V-Turbo Save Motion Prior",
         "T2VTurboLoadMotionPrior": "T2V-Turbo Load Motion Prior",
+        "T2VTurboRewardLoader": "T2V-Turbo Reward Loader",
+        "T2VTurboRewardScorer": "T2V-Turbo Reward Scorer",
+        "T2VTurboBestOf": "T2V-Turbo Best Of",
     }
 
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS", "WEB_DIRECTORY"]

@@ -170,6 +170,15 @@ def frame_count(samples: Tensor, network: FramesAsBatch) -> int:
     return samples.shape[0]
 
 
+def clip_seed(latent: dict, seed: int) -> int:
+    """The seed of the clip that a LATENT is the place of: ``seed`` for the first, the following for those after it.
+
+    Only the first clip of several may come without ``batch_index``, its frames' places in the whole.
+    """
+    first = latent.get("batch_index", [0])[0]
+    return (seed + first // len(latent["samples"])) % 2**64
+
+
 def clip_noise(samples: Tensor, network: FramesAsBatch, generator: torch.Generator) -> Tensor:
     """Noise (1, 4, F, h, w) of the clip that ``samples`` (F, 4, h, w) have the shape of."""
     frames = frame_count(samples, network)

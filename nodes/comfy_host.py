@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # Name of our folder below ComfyUI's models folder, and of its key in folder_paths.
 FOLDER = "t2v_turbo"
 SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
+# Where below it reward models lie, each in the folder of its name: they are not models to sample with.
+REWARD_FOLDER = "rewards"
 # The same for motion priors, which are small and wanted apart from the models, in one format only.
 MOTION_FOLDER = "t2v_turbo_motion"
 MOTION_SUFFIXES = (".safetensors",)
@@ -31,6 +33,11 @@ SAVED_MOTION = "motion"
 def host() -> ComfyHost | PlainHost:
     """ComfyUI if this process is a ComfyUI; it has always loaded its memory management before any pack."""
     return ComfyHost() if "comfy.model_management" in sys.modules else PlainHost()
+
+
+def is_reward_file(name: str) -> bool:
+    """Whether a file of the models folder, by its relative name, is a reward model."""
+    return PurePath(name).parts[0] == REWARD_FOLDER
 
 
 def named_dtype(precision: str) -> torch.dtype:
@@ -87,7 +94,7 @@ class PlainHost:
         """Bytes; unknown here, so plenty."""
         return 1 << 40
 
-    def progress(self, model: PlainPatcher, steps: int, work: str = "sampling") -> Callable[[dict], None]:
+    def progress(self, model: PlainPatcher | None, steps: int, work: str = "sampling") -> Callable[[dict], None]:
         from tqdm.auto import tqdm
 
         bar = tqdm(total=steps, desc=work, unit="step", leave=False)
@@ -219,7 +226,7 @@ class ComfyHost:
         return management.intermediate_device()
 
     def patcher(self, module: nn.Module, kind: str, precision: str):
-        """A ModelPatcher, by which ComfyUI moves a network between devices; ``kind`` is "unet", "vae" or "text"."""
+        """A ModelPatcher, by which ComfyUI moves a network between devices; ``kind`` is one of ``_devices``."""
         from torch import nn
 
         # ComfyUI writes attributes such as ``device`` to what it moves, which our networks compute: so, into a shell.
@@ -256,18 +263,20 @@ class ComfyHost:
         return int(management.get_free_memory(device))
 
     def progress(self, model, steps: int, work: str = "sampling") -> Callable[[dict], None]:
-        """A sampler callback: progress bar, preview of the middle frame, and the Cancel button."""
+        """A step's callback: progress bar, the Cancel button and, for a MODEL, a preview of the middle frame."""
         import comfy.model_management as management
         import comfy.utils
         import latent_preview
 
-        previewer = latent_preview.get_previewer(model.load_device, model.get_model_object("latent_format"))
+        previewer = model and latent_preview.get_previewer(model.load_device, model.get_model_object("latent_format"))
         bar = comfy.utils.ProgressBar(steps)
 
         def callback(info: dict) -> None:
             management.throw_exception_if_processing_interrupted()
-            middle = info["denoised"][:, :, info["denoised"].shape[2] // 2]
-            preview = previewer.decode_latent_to_preview_image("JPEG", middle) if previewer else None
+            preview = None
+            if previewer:
+                middle = info["denoised"][:, :, info["denoised"].shape[2] // 2]
+                preview = previewer.decode_latent_to_preview_image("JPEG", middle)
             bar.update_absolute(info["i"] + 1, steps, preview)
 
         return callback
@@ -336,6 +345,7 @@ class ComfyHost:
             "unet": (management.get_torch_device, management.unet_offload_device),
             "vae": (management.vae_device, management.vae_offload_device),
             "text": (management.text_encoder_device, management.text_encoder_offload_device),
+            "reward": (management.get_torch_device, management.unet_offload_device),
         }[kind]
         return load_device(), offload_device()
 
@@ -348,8 +358,11 @@ class ComfyHost:
             return named_dtype(precision)
         if kind == "vae":
             return management.vae_dtype(device, [torch.bfloat16, torch.float32])
-        chosen = management.unet_dtype(device)
-        return chosen if chosen in (torch.float32, torch.bfloat16, torch.float16) else torch.float32
+        supported = [torch.float16, torch.bfloat16, torch.float32]
+        if kind == "reward":
+            supported.remove(torch.float16)  # The method computes rewards in bf16, whose range is fp32's.
+        chosen = management.unet_dtype(device, supported_dtypes=supported)
+        return chosen if chosen in supported else torch.float32
 
 
 class WholeMoves:

@@ -9,7 +9,9 @@ import argparse
 import json
 import logging
 import sys
+from collections.abc import Callable
 from graphlib import CycleError, TopologicalSorter
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -53,6 +55,15 @@ def preview_image(images) -> tuple:
     return ()
 
 
+def preview_any(source) -> tuple:
+    print(source)
+    return ()
+
+
+def primitive(value) -> tuple:
+    return (value,)
+
+
 NATIVE = {
     "CLIPTextEncode": encode_text,
     "VAEDecode": decode,
@@ -60,6 +71,8 @@ NATIVE = {
     "LoadVideo": load_video,
     "GetVideoComponents": video_components,
     "PreviewImage": preview_image,
+    "PreviewAny": preview_any,
+    "PrimitiveStringMultiline": primitive,
 }
 
 
@@ -95,15 +108,38 @@ def run_graph(
     tags = {"prompt": json.dumps(graph)} | ({"workflow": json.dumps(workflow)} if workflow else {})
     ours = {name: getattr(node(), node.FUNCTION) for name, node in NODE_CLASS_MAPPINGS.items()}
     known = NATIVE | {"SaveVideo": SaveVideo(tags)} | ours
-    results: dict[str, tuple | dict] = {}
+    outputs: dict[str, list[list]] = {}
+    saved = []
     with torch.inference_mode(), using_folders(Folders(inputs, folder)):
         for node_id in execution_order(graph):
             name = graph[node_id]["class_type"]
             if name not in known:
                 raise ValueError(f"node {node_id}: '{name}' needs ComfyUI; known here: {', '.join(known)}")
             log.info("node %s: %s", node_id, name)
-            results[node_id] = known[name](**resolve(graph[node_id]["inputs"], results))
-    return [folder.resolve() / path for result in results.values() for path in saved_files(result)]
+            results = run_node(known[name], resolve(graph[node_id]["inputs"], outputs))
+            outputs[node_id] = merge_outputs(known[name], results)
+            saved += [folder.resolve() / path for result in results for path in saved_files(result)]
+    return saved
+
+
+def run_node(function: Callable, inputs: dict[str, list]) -> list[tuple | dict]:
+    """Run a node once for every entry of its longest input, as ComfyUI does; shorter ones repeat their last entry."""
+    if attribute_of(function, "INPUT_IS_LIST"):
+        return [function(**inputs)]
+    runs = max(map(len, inputs.values()), default=1)
+    return [function(**{name: values[min(i, len(values) - 1)] for name, values in inputs.items()}) for i in range(runs)]
+
+
+def merge_outputs(function: Callable, results: list[tuple | dict]) -> list[list]:
+    """Every output of a node's runs as one list; a node that gives lists has its own joined."""
+    outputs = [list(values) for values in zip(*(result for result in results if isinstance(result, tuple)))]
+    joined = attribute_of(function, "OUTPUT_IS_LIST") or [False] * len(outputs)
+    return [list(chain.from_iterable(values)) if join else values for values, join in zip(outputs, joined)]
+
+
+def attribute_of(function: Callable, name: str):
+    """What a node class says of its lists; nothing for the native ones here, which know none."""
+    return getattr(getattr(function, "__self__", None), name, None)
 
 
 def saved_files(result: tuple | dict) -> list[Path]:
@@ -130,9 +166,9 @@ def is_link(value) -> bool:
     return isinstance(value, list)
 
 
-def resolve(inputs: dict, results: dict[str, tuple]) -> dict:
-    """Inputs with every link replaced by what it leads to."""
-    return {name: results[value[0]][value[1]] if is_link(value) else value for name, value in inputs.items()}
+def resolve(inputs: dict, outputs: dict[str, list[list]]) -> dict[str, list]:
+    """Inputs as lists: what a link leads to, or the one value."""
+    return {name: outputs[value[0]][value[1]] if is_link(value) else [value] for name, value in inputs.items()}
 
 
 def override(graph: dict, settings: list[str]) -> dict:

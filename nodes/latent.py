@@ -12,10 +12,14 @@ CELL = 8
 
 class T2VTurboEmptyLatentVideo:
     CATEGORY = CATEGORY
-    DESCRIPTION = "Empty latents of a clip. Its frames are the batch, so image nodes and previews work on them too."
+    DESCRIPTION = (
+        "Empty latents of a clip. Its frames are the batch, so image nodes and previews work on them too. "
+        "Several clips are a list: what follows runs once for each."
+    )
     RETURN_TYPES = ("LATENT",)
     RETURN_NAMES = ("latent",)
-    OUTPUT_TOOLTIPS = ("Empty latents, one per frame.",)
+    OUTPUT_IS_LIST = (True,)
+    OUTPUT_TOOLTIPS = ("Empty latents, one per frame; once for each clip.",)
     FUNCTION = "execute"
 
     @classmethod
@@ -41,13 +45,28 @@ class T2VTurboEmptyLatentVideo:
                         "tooltip": f"Length of the clip in frames. {trained.format(8, 16)}",
                     },
                 ),
-            }
+            },
+            "optional": {
+                "clips": (
+                    "INT",
+                    {
+                        "default": 1,
+                        "min": 1,
+                        "max": 64,
+                        "tooltip": "How many clips to make, each of other noise. They are sampled one after the other, "
+                        "so more clips take more time but no more memory. T2V-Turbo Best Of chooses one of them.",
+                    },
+                ),
+            },
         }
 
-    def execute(self, width, height, frames):
+    def execute(self, width, height, frames, clips=1):
         import torch
 
         for name, side in (("width", width), ("height", height)):
             if side < CELL or side % CELL:
                 raise ValueError(f"{name}={side} is not a multiple of {CELL}: use {max(1, round(side / CELL)) * CELL}")
-        return ({"samples": torch.zeros(frames, 4, height // CELL, width // CELL, device=host().output_device())},)
+        samples = torch.zeros(frames, 4, height // CELL, width // CELL, device=host().output_device())
+        # Which frames of the whole a clip has: where ComfyUI's samplers look for the place of its noise.
+        places = ({"batch_index": [*range(i * frames, (i + 1) * frames)]} if i else {} for i in range(clips))
+        return ([{"samples": samples, **place} for place in places],)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import CATEGORY
-from .comfy_host import host
+from .comfy_host import host, is_reward_file
 
 # The embedded family, by what the dropdown says; saved workflows hold these names.
 EMBEDDED = {"shapes (embedded)": "default", "shapes teacher (embedded)": None}
@@ -67,4 +67,5 @@ class T2VTurboLoader:
 
 def list_models() -> list[str]:
     """The dropdown: the embedded models, then the files of the models folder."""
-    return [*EMBEDDED, *sorted(name for name in host().model_files() if not name.endswith(PARTS))]
+    files = (name for name in host().model_files() if not (name.endswith(PARTS) or is_reward_file(name)))
+    return [*EMBEDDED, *sorted(files)]

@@ -32,7 +32,8 @@ SEED = (
         "min": 0,
         "max": 0xFFFFFFFFFFFFFFFF,
         "control_after_generate": True,
-        "tooltip": "Chooses the noise: the same seed gives the same clip on every device.",
+        "tooltip": "Chooses the noise: the same seed gives the same clip on every device. Of several clips, each takes "
+        "the seed after that of the one before.",
     },
 )
 FPS = (
@@ -118,10 +119,10 @@ class T2VTurboSampler:
     def execute(
         self, model, positive, latent, seed, steps, guidance, fps, motion_strength=MOTION_STRENGTH, tau=MOTION_TAU
     ):
-        from .clip_sampling import sample_clip
+        from .clip_sampling import clip_seed, sample_clip
 
         settings = {"omega": guidance - 1, "motion": motion_strength, "tau": tau} | ({"fps": fps} if fps else {})
-        samples = sample_clip(model, positive, latent["samples"], seed, steps, settings)
+        samples = sample_clip(model, positive, latent["samples"], clip_seed(latent, seed), steps, settings)
         return ({**latent, "samples": samples},)
 
 
@@ -204,8 +205,9 @@ class T2VTurboTeacherSampler:
         motion_strength=MOTION_STRENGTH,
         tau=MOTION_TAU,
     ):
-        from .clip_sampling import MotionGuide, sample_teacher_clip
+        from .clip_sampling import MotionGuide, clip_seed, sample_teacher_clip
 
         guide = MotionGuide(motion, motion_strength, tau) if motion else None
+        seed = clip_seed(latent, seed)
         samples = sample_teacher_clip(model, positive, negative, latent["samples"], seed, steps, cfg, fps, guide)
         return ({**latent, "samples": samples},)

@@ -50,7 +50,7 @@ def encode(clip, text=PROMPT):
 
 
 def empty(frames=8, width=64, height=64):
-    return run("T2VTurboEmptyLatentVideo", width=width, height=height, frames=frames)[0]
+    return run("T2VTurboEmptyLatentVideo", width=width, height=height, frames=frames)[0][0]
 
 
 def sample(model, clip, latent=None, **settings):

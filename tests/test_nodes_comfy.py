@@ -26,12 +26,14 @@ PACK = "t2v-turbo"
 @pytest.fixture(scope="module")
 def base(random_shapes, tmp_path_factory):
     """A ComfyUI base directory whose pack is this checkout, with random weights for the embedded family."""
+    from test_nodes_rewards import with_rewards
+
     base = tmp_path_factory.mktemp("comfyui")
     pack = base / "custom_nodes" / PACK
-    (pack / "weights").mkdir(parents=True)
+    pack.mkdir(parents=True)
     for name in ("__init__.py", "core", "nodes", "web", "workflows"):
         (pack / name).symlink_to(ROOT / name)
-    (pack / "weights" / "shapes").symlink_to(random_shapes)
+    with_rewards(random_shapes, pack / "weights" / "shapes")
     for folder in ("models", "input", "output", "temp", "user"):
         (base / folder).mkdir()
     return base
@@ -120,16 +122,20 @@ def test_the_pack_loads_and_describes_itself(server):
     names = {name for name in info if name.startswith("T2VTurbo")}
     sampling = {"Loader", "EmptyLatentVideo", "Sampler", "Sigmas", "TeacherSampler"}
     motion = {"MotionPrior", "MotionGuidance", "SaveMotionPrior", "LoadMotionPrior"}
-    assert names == {f"T2VTurbo{name}" for name in sampling | motion}
+    rewards = {"RewardLoader", "RewardScorer", "BestOf"}
+    assert names == {f"T2VTurbo{name}" for name in sampling | motion | rewards}
+    assert info["T2VTurboRewardScorer"]["output"] == ["FLOAT", "STRING", "IMAGE"]
+    assert "shapes mixture (embedded)" in info["T2VTurboRewardLoader"]["input"]["required"]["reward"][0]
     assert info["T2VTurboMotionPrior"]["output"] == ["T2V_TURBO_MOTION", "IMAGE"]
     assert info["T2VTurboLoader"]["output"] == ["MODEL", "CLIP", "VAE"]
     assert "shapes (embedded)" in info["T2VTurboLoader"]["input"]["required"]["model"][0]
 
 
 def test_the_templates_and_the_help_pages_are_served(server):
-    assert sorted(server.get("/workflow_templates")[PACK]) == ["motion_transfer", "text_to_video"]
-    assert server.get(f"/api/workflow_templates/{PACK}/text_to_video.json") == preset("")
-    assert server.get(f"/api/workflow_templates/{PACK}/motion_transfer.json") == preset("", "motion_transfer")
+    names = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
+    assert sorted(server.get("/workflow_templates")[PACK]) == names
+    for name in names:
+        assert server.get(f"/api/workflow_templates/{PACK}/{name}.json") == preset("", name)
     for page in (ROOT / "web" / "docs").glob("*.md"):
         with urllib.request.urlopen(f"{server.url}/extensions/{PACK}/docs/{page.name}", timeout=30) as answer:
             assert answer.read() == page.read_bytes()
@@ -164,30 +170,40 @@ def test_a_teacher_in_our_sampler_gets_a_clear_error(server):
     assert error["node_type"] == "T2VTurboSampler" and "Load a student, or use KSampler" in error["exception_message"]
 
 
-def motion_graph(server, **sampler):
-    """The motion preset in few evaluations, with a reference video in the input folder."""
+def write_reference(server):
+    """A video in the input folder."""
     import numpy as np
 
     from t2v_turbo.core.video import write_video
 
     clip = np.random.default_rng(0).integers(0, 255, (10, 48, 80, 3), dtype=np.uint8)
     write_video(server.base / "input" / "reference.mp4", clip, 8)
+
+
+def motion_graph(server, **sampler):
+    """The motion preset in few evaluations, with a reference video in the input folder."""
+    write_reference(server)
     graph = preset(name="motion_transfer")
     graph["8"]["inputs"] |= {"method": "noise", "steps": 3}
     graph["10"]["inputs"] |= {"steps": 3, "seed": 1} | sampler
     return graph
 
 
-def test_the_motion_preset_follows_a_native_video(server):
+def previewed_size(server, entry, node):
+    """Width and height of the one picture of a Preview Image."""
     from PIL import Image
 
+    (picture,) = entry["outputs"][node]["images"]
+    with Image.open(server.base / "temp" / picture["subfolder"] / picture["filename"]) as image:
+        return image.size
+
+
+def test_the_motion_preset_follows_a_native_video(server):
     from t2v_turbo.core.video import read_video
 
     entry = server.run(motion_graph(server, motion_strength=3000.0), preset("", "motion_transfer"))
     guided = read_video(saved(server, entry, "13"))
-    (picture,) = entry["outputs"]["9"]["images"]
-    with Image.open(server.base / "temp" / picture["subfolder"] / picture["filename"]) as image:
-        assert min(image.size) > 100
+    assert min(previewed_size(server, entry, "9")) > 100
     plain = read_video(saved(server, server.run(motion_graph(server, motion_strength=0.0)), "13"))
     assert guided.shape == (8, 64, 64, 3) and (guided != plain).any()
 
@@ -211,6 +227,52 @@ def test_a_saved_motion_is_offered_and_guides_a_native_ksampler(server):
     graph["21"] = {"class_type": "T2VTurboMotionGuidance", "inputs": inputs}
     graph["4"]["inputs"]["model"] = ["21", 0]
     assert (read_video(saved(server, server.run(graph))) != plain).any()
+
+
+def test_the_score_preset_scores_a_native_video(server):
+    from t2v_turbo.nodes.reward_plot import HEIGHT, WIDTH
+
+    write_reference(server)
+    entry = server.run(preset(name="score_video"), preset("", "score_video"))
+    (table,) = entry["outputs"]["5"]["text"]
+    assert table.startswith("| reward | score | weight | unit |") and len(table.splitlines()) == 6
+    assert previewed_size(server, entry, "6") == (WIDTH, 3 * HEIGHT)
+    graph = preset(name="score_video")
+    graph["4"]["inputs"]["prompt"] = " "
+    error = error_of(server.run(graph))
+    assert error["node_type"] == "T2VTurboRewardScorer" and "prompt 0 is empty" in error["exception_message"]
+
+
+def best_of_graph(**changes):
+    graph = preset(name="best_of_n")
+    graph["4"]["inputs"]["clips"], graph["5"]["inputs"]["steps"] = 3, 1
+    graph["5"]["inputs"] |= changes
+    return graph
+
+
+def test_the_best_of_preset_saves_the_clip_that_its_table_names(server):
+    from t2v_turbo.core.video import read_video
+
+    entry = server.run(best_of_graph(), preset("", "best_of_n"))
+    (table,) = entry["outputs"]["11"]["text"]
+    rows = table.splitlines()[2:]
+    (best,) = [i for i, row in enumerate(rows) if "**" in row]
+    assert len(rows) == 3 and len({row.split(" | ")[1] for row in rows}) == 3
+    graph = best_of_graph(seed=best)
+    graph["4"]["inputs"]["clips"] = 1
+    alone = server.run(graph)
+    assert (read_video(saved(server, alone, "10")) == read_video(saved(server, entry, "10"))).all()
+    assert alone["outputs"]["11"]["text"][0].splitlines()[2].split(" | ")[1] == rows[best].split(" | ")[1]
+
+
+def test_a_native_ksampler_makes_several_clips_too(server):
+    graph = best_of_graph()
+    links = {"model": ["1", 0], "positive": ["3", 0], "negative": ["3", 0], "latent_image": ["4", 0]}
+    settings = {"sampler_name": "lcm", "scheduler": "simple", "cfg": 1.0, "steps": 1, "seed": 0, "denoise": 1.0}
+    graph["5"] = {"class_type": "KSampler", "inputs": links | settings}
+    (table,) = server.run(graph)["outputs"]["11"]["text"]
+    rows = table.splitlines()[2:]
+    assert len(rows) == 3 and len({row.strip("*").split(" | ")[1] for row in rows}) == 3
 
 
 def test_native_samplers_and_nodes_agree_with_ours(base):
@@ -258,7 +320,7 @@ def compare(pack_folder):
     found = {}
     with torch.inference_mode():
         model, clip, vae = run("T2VTurboLoader", model="shapes (embedded)", precision="auto")
-        (latent,) = run("T2VTurboEmptyLatentVideo", width=64, height=64, frames=8)
+        ((latent,),) = run("T2VTurboEmptyLatentVideo", width=64, height=64, frames=8)
         positive = encode(clip, "a red circle moves right")
         inputs = {"positive": positive, "latent": latent, "seed": 5, "steps": 4, "guidance": 7.5, "fps": 0}
         ours = run("T2VTurboSampler", model=model, **inputs)[0]["samples"]
@@ -357,7 +419,7 @@ def compare_motion(run, pack):
     model, clip, vae = run("T2VTurboLoader", model="shapes teacher (embedded)", precision="auto")
     positive, negative = encode(clip, "a red circle"), encode(clip, "")
     images = torch.rand(8, 64, 64, 3, generator=torch.Generator().manual_seed(0))
-    (latent,) = run("T2VTurboEmptyLatentVideo", width=64, height=64, frames=8)
+    ((latent,),) = run("T2VTurboEmptyLatentVideo", width=64, height=64, frames=8)
     reading = {"method": "noise", "inversion_steps": "25", "steps": steps, "tau": 0.5, "timestep": -1, "seed": 0}
     prior, _ = run(
         "T2VTurboMotionPrior", model=model, vae=vae, positive=negative, images=images, latent=latent, **reading

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
+from ..core.tables import markdown as markdown
 from ..core.video import replacing
 
 if TYPE_CHECKING:
@@ -121,9 +122,3 @@ def _drawing(**settings: Any) -> Iterator[tuple[Axes, io.StringIO]]:
 def running_mean(values: tuple[float, ...], width: int) -> list[float]:
     """Mean of the last ``width`` values at every point."""
     return [sum(part) / len(part) for i in range(len(values)) if (part := values[max(0, i - width + 1) : i + 1])]
-
-
-def markdown(table: list[list]) -> str:
-    """A table whose first row is its header, as Markdown."""
-    header, *rows = ([str(cell) for cell in row] for row in table)
-    return "\n".join("| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *rows))
