@@ -16,6 +16,7 @@ from t2v_turbo.core.motion_prior import Origin, make_prior
 from t2v_turbo.core.schedule import NoiseSchedule
 from t2v_turbo.core.unet import UNet3D
 from t2v_turbo.train.cli import main
+from t2v_turbo.train.generate import distilled_motion
 
 PROMPT = "a red circle moves right"
 
@@ -124,6 +125,51 @@ def test_a_student_with_motion_guidance_takes_lambda_and_tau(generate, with_moti
     assert json.loads(video.read_metadata("own.mp4")["settings"])["motion_strength"] == 500
 
 
+def student_that_tells(path, **distill):
+    """A student with the input lambda whose file tells settings of its distillation."""
+    save_unet(randomize(UNet3D(SHAPES.unet.as_student(motion=True)), 5), path, distill=json.dumps(distill))
+    return path
+
+
+def test_a_student_knows_its_own_lambda_and_tau(generate, with_motion, tmp_path):
+    """They are the default where the file tells them; an option goes before."""
+    told = student_that_tells(with_motion / "told.safetensors", motion=True, motion_strength=50.0, tau=0.25)
+    runs = {
+        "own": [told],
+        "same": [with_motion / "student_mg.safetensors", "--motion-strength", "50", "--tau", "0.25"],
+        "given": [told, "--motion-strength", "500", "--tau", "0.5"],
+        "usual": [with_motion / "student_mg.safetensors"],
+    }
+    for name, options in runs.items():
+        student = ["--student", *options, "--steps", "4", "--out", f"{name}.mp4"]
+        assert generate(PROMPT, *student, checkpoints=with_motion) == 0
+    clips = {name: video.read_video(f"{name}.mp4") for name in runs}
+    assert (clips["own"] == clips["same"]).all() and (clips["given"] == clips["usual"]).all()
+    assert (clips["own"] != clips["usual"]).any()
+    settings = [json.loads(video.read_metadata(f"{name}.mp4")["settings"]) for name in ("own", "given")]
+    assert [(one["motion_strength"], one["tau"]) for one in settings] == [(50, 0.25), (500, 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("distill", "expected"),
+    [
+        ({"motion": True, "motion_strength": None, "tau": 0.3}, {"tau": 0.3}),  # null = the family's
+        ({"motion": False, "motion_strength": 5.0, "tau": 0.3}, {}),
+        ({"steps": 10}, {}),
+    ],
+    ids=["the family's lambda", "without motion", "of before there was motion"],
+)
+def test_what_a_student_tells(tmp_path, distill, expected):
+    assert distilled_motion(student_that_tells(tmp_path / "s.safetensors", **distill)) == expected
+
+
+@pytest.mark.parametrize("distill", [{"motion": True, "tau": 2.0}, {"motion": True, "motion_strength": "much"}])
+def test_a_student_that_tells_nonsense(generate, with_motion, capsys, distill):
+    student = student_that_tells(with_motion / "nonsense.safetensors", **distill)
+    assert generate(PROMPT, "--student", student, checkpoints=with_motion) == 2
+    assert "nonsense.safetensors: its settings of distillation cannot be read" in capsys.readouterr().err
+
+
 def test_the_default_student_is_the_one_without(generate, with_motion):
     assert generate(PROMPT, "--steps", "1", "--out", "a.mp4", checkpoints=with_motion) == 0
     assert "motion_strength" not in json.loads(video.read_metadata("a.mp4")["settings"])
@@ -213,7 +259,9 @@ def test_no_traceback_from_the_shell(tmp_path):
     assert files(tmp_path) == ["broken.safetensors"]
 
 
-@pytest.mark.parametrize("command", ["generate", "demo", "preprocess", "distill", "download", "motion", "shapes"])
+@pytest.mark.parametrize(
+    "command", ["generate", "demo", "preprocess", "distill", "download", "score", "motion", "shapes"]
+)
 def test_help_teaches(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

@@ -14,11 +14,12 @@ COMMANDS = {
     "preprocess": ("train.preprocess", "videos and captions to training records"),
     "distill": ("train.distill", "training records to a few-step student"),
     "download": ("train.download", "fetch the published checkpoints"),
+    "score": ("train.score", "how well clips go with prompts, by reward models"),
     "motion": ("train.motion", "motion of reference clips: extract, look at, measure"),
     "shapes": ("train.shapes.cli", "render, train and measure the embedded world"),
 }
-# A user's mistake: one line, no traceback.
-MISTAKES = (ValueError, OSError)
+# A user's mistake, or an optional library that is not installed: one line, no traceback.
+MISTAKES = (ValueError, OSError, ImportError)
 EXIT_MISTAKE, EXIT_INTERRUPTED = 2, 130
 
 

@@ -1,11 +1,14 @@
-"""``t2v-turbo download``: the published checkpoints from the hub, resumed and verified."""
+"""``t2v-turbo download``: the published checkpoints and reward models from the hub, resumed and verified."""
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import logging
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from huggingface_hub import get_hf_file_metadata, hf_hub_url
@@ -13,18 +16,37 @@ from tqdm.auto import tqdm
 
 from ..core.checkpoints import CheckpointError, read_state, select
 from ..core.model import BASE_FILES, STUDENT_FILES, models_folder
+from ..core.rewards import REWARDS, load_reward, reward_path
+from ..core.rewards.wordpiece import WordPiece
+
+log = logging.getLogger(__name__)
 
 SHA256_DIGITS = 64
 HTTP_PARTIAL = 206
 
 
+def open_unet(path: Path) -> None:
+    """Raises: CheckpointError: if the file holds no UNet."""
+    select(read_state(path)[0], "unet", path)
+
+
+def open_vocabulary(path: Path) -> None:
+    """Raises: CheckpointError: if the file is no BERT vocabulary."""
+    _ = WordPiece(path, 0).encoder
+
+
 @dataclass(frozen=True)
 class Published:
-    """A checkpoint on the hub."""
+    """A file on the hub.
+
+    Attributes:
+        opens: opens what arrived as what it shall be, or raises a CheckpointError.
+    """
 
     repository: str
     file: str
     about: str
+    opens: Callable[[Path], object] = open_unet
 
 
 FILES = {
@@ -39,15 +61,42 @@ FILES = {
     ),
 }
 USUAL = ("teacher", "mg")
+# Of the weights, in GB.
+REWARD_SIZES = {"hps": 2.0, "clip": 3.9, "internvideo2": 2.8, "pickscore": 3.9, "imagereward": 1.8}
 
-EXAMPLES = """\
+
+def reward_files(name: str) -> list[Published]:
+    """The files of a reward model: its weights, then what must lie beside them."""
+    (repository, weights), *beside = REWARDS[name].files
+    about = f"reward model {REWARDS[name].info.name}, {REWARD_SIZES[name]:g} GB"
+    return [
+        Published(repository, weights, about, partial(load_reward, name)),
+        *(Published(*file, f"vocabulary of {name}", open_vocabulary) for file in beside),
+    ]
+
+
+def all_files() -> dict[str, list[Published]]:
+    """What can be asked for, by name."""
+    return {name: [file] for name, file in FILES.items()} | {name: reward_files(name) for name in REWARDS}
+
+
+def _listing() -> str:
+    lines = ((name, file) for name, files in all_files().items() for file in files)
+    return "\n".join(f"  {name:<13} {file.repository} {file.file}: {file.about}" for name, file in lines)
+
+
+EXAMPLES = f"""\
 examples:
-  t2v-turbo download                      teacher and student with motion guidance, 13 GB
-  t2v-turbo download teacher no-mg        these two
-  t2v-turbo download mg --folder models/  somewhere else; then give --checkpoints models/ to `generate`
+  t2v-turbo download                          teacher and student with motion guidance, 13 GB
+  t2v-turbo download teacher no-mg            these two
+  t2v-turbo download hps clip internvideo2    the paper's reward models, for `score --model videocrafter2`
+  t2v-turbo download mg hps --folder models/  somewhere else; then give --checkpoints models/ to the other commands
 
 files:
-""" + "\n".join(f"  {name:<8} {file.repository} {file.file}: {file.about}" for name, file in FILES.items())
+{_listing()}
+
+Reward models go to a folder of their own each, rewards/NAME, below the models folder or below --folder.
+"""
 
 
 class DownloadError(OSError):
@@ -63,20 +112,29 @@ def register(subparsers) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("files", nargs="*", default=list(USUAL), metavar="FILE", help=f"any of {', '.join(FILES)}")
-    parser.add_argument("--folder", type=Path, help=f"default: {models_folder() / 'videocrafter2'}")
+    names = ", ".join(all_files())
+    parser.add_argument("files", nargs="*", default=list(USUAL), metavar="FILE", help=f"any of {names}")
+    parser.add_argument("--folder", type=Path, help=f"default: {models_folder() / 'videocrafter2'}; rewards: see below")
     parser.add_argument("--endpoint", help="address of a mirror of the hub (default: the hub, or HF_ENDPOINT)")
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    unknown = [name for name in args.files if name not in FILES]
+    files = all_files()
+    unknown = [name for name in args.files if name not in files]
     if unknown:
-        raise ValueError(f"unknown file {', '.join(unknown)}; there are {', '.join(FILES)}")
-    folder = args.folder or models_folder() / "videocrafter2"
+        raise ValueError(f"unknown file {', '.join(unknown)}; there are {', '.join(files)}")
     for name in args.files:
-        print(download(FILES[name], folder, args.endpoint))
+        for published in files[name]:
+            print(download(published, place(name, args.folder), args.endpoint))
     return 0
+
+
+def place(name: str, folder: Path | None) -> Path:
+    """The folder in which the other commands look for the file ``name``."""
+    if name in REWARDS:
+        return reward_path(name, folder=folder).parent
+    return folder or models_folder() / "videocrafter2"
 
 
 def download(published: Published, folder: Path, endpoint: str | None = None) -> Path:
@@ -93,15 +151,15 @@ def download(published: Published, folder: Path, endpoint: str | None = None) ->
         if path.exists() and path.stat().st_size == promised.size:
             return path
         # The check sum in the name keeps the halves of two versions apart.
-        partial = folder / f".{published.file}.{promised.etag[:16]}.part{path.suffix}"
-        fetch_rest(url, partial, promised.size)
+        unverified = folder / f".{published.file}.{promised.etag[:16]}.part{path.suffix}"
+        fetch_rest(url, unverified, promised.size)
     except Exception as error:  # of whatever HTTP library the hub's client is built on
         raise DownloadError(
             f"{published.repository}/{published.file}: cannot be fetched ({_first_line(error)}); check the network and "
             "run the same command again: what has arrived is kept"
         ) from error
-    verify(partial, path.name, promised.size, promised.etag)
-    return partial.rename(path)
+    verify(unverified, published, promised.size, promised.etag)
+    return unverified.rename(path)
 
 
 def fetch_rest(url: str, partial: Path, size: int) -> None:
@@ -121,8 +179,8 @@ def fetch_rest(url: str, partial: Path, size: int) -> None:
         raise OSError(f"the connection broke after {partial.stat().st_size} of {size} bytes")
 
 
-def verify(path: Path, name: str, size: int, check_sum: str) -> None:
-    """Compare a file with the hub's size and SHA-256, then open it; a file that fails is removed.
+def verify(path: Path, published: Published, size: int, check_sum: str) -> None:
+    """Compare a file with the hub's size and SHA-256, then open it as what it shall be; one that fails is removed.
 
     Raises:
         DownloadError: if it differs or cannot be opened.
@@ -134,12 +192,14 @@ def verify(path: Path, name: str, size: int, check_sum: str) -> None:
         problem = "differs from the hub's check sum"
     else:
         try:
-            select(read_state(path)[0], "unet", path)
+            published.opens(path)
         except CheckpointError as error:
             problem = f"cannot be used ({error})"
+        except ImportError as error:  # of a library that is needed to open it; the check sum was right
+            log.warning("%s was not opened: %s", published.file, error)
     if problem:
         path.unlink()
-        raise DownloadError(f"{name}: {problem}; it was removed: run the same command again")
+        raise DownloadError(f"{published.file}: {problem}; it was removed: run the same command again")
 
 
 def sha256(path: Path) -> str:

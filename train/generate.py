@@ -6,15 +6,25 @@ import argparse
 import json
 import math
 import re
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..core.config import FAMILIES
-from ..core.model import DTYPES, Model, load
+from ..core.model import DTYPES, Model, family_folder, load, student_path
 from ..core.motion_prior import MotionPrior
+from ..core.rewards import RewardMixture
 from ..core.video import check_writable, to_uint8, write_video
+from .best_of import Candidate, Contest, check_best_of, load_judges, numbered, tag
+from .report import markdown
+
+# Guided part of the sampling where nothing says otherwise.
+TAU = 0.5
 
 EXAMPLES = """\
 examples:
@@ -22,13 +32,20 @@ examples:
   t2v-turbo generate "a red circle" "a blue cross" --out clips/        one file a prompt, named after it
   t2v-turbo generate --prompts prompts.txt --out clips/ --format gif   one prompt a line
   t2v-turbo generate "a red circle moves right" --teacher --steps 50   the undistilled model, 50 DDIM steps
-  t2v-turbo generate "a corgi surfing" --model videocrafter2           after `t2v-turbo download videocrafter2`
+  t2v-turbo generate "a corgi surfing" --model videocrafter2           after `t2v-turbo download`
   t2v-turbo generate "a red circle" --teacher --motion prior.safetensors     with the motion of a reference clip
   t2v-turbo generate "a red circle moves right" --student mg --motion-strength 500     motion guidance built in
+  t2v-turbo generate "a red circle" --best-of 8 --reward hps           eight seeds, the clip of the highest reward
+  t2v-turbo generate "a red circle" --best-of 8 --reward hps,clip,internvideo2 --keep-all
 
 Motion guidance comes in two kinds. The teacher follows the motion of a reference clip: give it the prior that
 `t2v-turbo motion extract` made, with --teacher --motion. A student that was distilled with motion guidance (mg) needs
-no reference; --motion-strength and --tau set what it was conditioned on.
+no reference; --motion-strength and --tau set its condition and are by default what it was distilled with.
+
+--best-of N samples the seeds SEED, SEED+1, …, scores each clip, writes the best and prints the scores of all; the file
+keeps the winner's seed, which makes the same clip again without --best-of, and its scores. Several rewards count with
+the paper's weights (hps 0.2, clip 0.2, internvideo2 0.5), or with yours: --reward hps:1,pickscore:0.05. With --keep-all
+the others lie beside it, as NAME-seed5.mp4. A clip that cannot be scored, as it holds NaN, ends the command.
 
 The written mp4 carries the prompt, the seed and all settings as tags; a gif carries them as its comment.
 """
@@ -52,8 +69,11 @@ def register(subparsers) -> None:
     parser.add_argument("--guidance", type=float, help="guidance scale, 1 = none (default: the model's own)")
     parser.add_argument("--motion", type=Path, metavar="PRIOR", help="motion for the teacher to follow, a .safetensors")
     parser.add_argument("--motion-strength", type=float, metavar="LAMBDA", help="0 = none (default: the model's own)")
-    parser.add_argument("--tau", type=float, default=0.5, help="guided part of the sampling, from its start on (0.5)")
+    parser.add_argument("--tau", type=float, help="guided part of the sampling (default: the student's own, or 0.5)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same video; counts up over prompts")
+    parser.add_argument("--best-of", type=int, metavar="N", help="sample N seeds and keep the clip of highest reward")
+    parser.add_argument("--reward", metavar="NAME[:WEIGHT],…", help="what is best, for --best-of (default: hps)")
+    parser.add_argument("--keep-all", action="store_true", help="with --best-of: write the other clips too")
     parser.add_argument("--frames", type=int, help="number of frames (default: the model's own)")
     parser.add_argument("--height", type=int, help="pixels, a multiple of 8 (default: the model's own)")
     parser.add_argument("--width", type=int, help="pixels, a multiple of 8 (default: the model's own)")
@@ -71,40 +91,109 @@ def run(args: argparse.Namespace) -> int:
     targets = output_files(prompts, args.out, args.format)
     device = pick_device(args.device)
     prior = MotionPrior.load(args.motion) if args.motion else None
+    judges = load_judges(args, device) if args.best_of else None
     model = load(
         args.model, None if args.teacher else args.student, args.checkpoints, device=device, dtype=DTYPES[args.dtype]
     )
+    settle_motion(args, model)
+    clips = Clips(model, args, prior)
+    count = args.best_of or 1
     for i, (prompt, target) in enumerate(zip(prompts, targets)):
-        generate(model, prompt, target, args.seed + i, args, prior)
+        seed = args.seed + i * count
+        if judges:
+            print(keep_best(clips, judges, prompt, range(seed, seed + count), target))
+        else:
+            clips.write(target, clips.sample(prompt, seed), prompt, seed)
         print(target)
     return 0
 
 
-def generate(
-    model: Model, prompt: str, target: Path, seed: int, args: argparse.Namespace, prior: MotionPrior | None = None
-) -> None:
-    """Sample one clip and write it to ``target``."""
-    generator = torch.Generator().manual_seed(seed)
-    noise = model.noise(1, generator, *clip_size(args, model, prior))
-    steps = args.steps or (4 if model.is_student else 50)
-    guidance = model.family.guidance_scale if args.guidance is None else args.guidance
-    motion = {"motion": args.motion_strength, "tau": args.tau, "prior": prior}
-    model.check_motion(args.motion_strength, prior, noise.shape)  # before the progress bar begins
-    with tqdm(total=steps, desc=prompt[:40], unit="step", leave=False) as bar:
-        latents = model.sample([prompt], noise, steps, guidance, generator, callback=lambda _: bar.update(), **motion)
-    frames = to_uint8(model.decode(latents)[0])
-    settings = {
-        "model": model.family.name,
-        "unet": "student" if model.is_student else "teacher",
-        "steps": steps,
-        "guidance": guidance,
-        "size": f"{frames.shape[2]}x{frames.shape[1]}",
-        "frames": len(frames),
-        "dtype": args.dtype,
-        **motion_settings(args, model, prior),
-    }
-    metadata = {"prompt": prompt, "seed": str(seed), "settings": json.dumps(settings)}
-    write_video(target, frames, args.fps or model.family.fps, metadata)
+@dataclass
+class Clips:
+    """Samples and writes clips as the command line says."""
+
+    model: Model
+    args: argparse.Namespace
+    prior: MotionPrior | None = None
+
+    def sample(self, prompt: str, seed: int) -> Tensor:
+        """Frames (1, F, 3, H, W) in 0..1, on the CPU."""
+        model, args, prior = self.model, self.args, self.prior
+        generator = torch.Generator().manual_seed(seed)
+        noise = model.noise(1, generator, *clip_size(args, model, prior))
+        motion = {"motion": args.motion_strength, "tau": args.tau, "prior": prior}
+        model.check_motion(args.motion_strength, prior, noise.shape)  # before the progress bar begins
+        with tqdm(total=self.steps, desc=prompt[:40], unit="step", leave=False) as bar:
+            latents = model.sample(
+                [prompt], noise, self.steps, self.guidance, generator, callback=lambda _: bar.update(), **motion
+            )
+        return model.decode(latents)
+
+    def write(self, target: Path, frames: Tensor, prompt: str, seed: int, **tags: str) -> None:
+        """Write frames (1, F, 3, H, W) with the prompt, the seed, all settings and further tags."""
+        pixels = to_uint8(frames[0])
+        settings = {
+            "model": self.model.family.name,
+            "unet": "student" if self.model.is_student else "teacher",
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "size": f"{pixels.shape[2]}x{pixels.shape[1]}",
+            "frames": len(pixels),
+            "dtype": self.args.dtype,
+            **motion_settings(self.args, self.model, self.prior),
+        }
+        metadata = {"prompt": prompt, "seed": str(seed), "settings": json.dumps(settings)} | tags
+        write_video(target, pixels, self.args.fps or self.model.family.fps, metadata)
+
+    @property
+    def steps(self) -> int:
+        return self.args.steps or (4 if self.model.is_student else 50)
+
+    @property
+    def guidance(self) -> float:
+        return self.model.family.guidance_scale if self.args.guidance is None else self.args.guidance
+
+
+def keep_best(clips: Clips, judges: RewardMixture, prompt: str, seeds: range, target: Path) -> str:
+    """Write the best of the seeds' clips to ``target``, the others beside it if asked for; returns the scores."""
+
+    def write(path: Path, clip: Candidate) -> None:
+        clips.write(path, clip.frames, prompt, clip.seed, **tag(clip, judges.weights, seeds))
+
+    others = (lambda clip: write(numbered(target, clip.seed), clip)) if clips.args.keep_all else None
+    best, table = Contest(judges, partial(clips.sample, prompt), others).run(prompt, seeds)
+    write(target, best)
+    return markdown(table)
+
+
+def settle_motion(args: argparse.Namespace, model: Model) -> None:
+    """Put what a student was distilled with in place of a lambda and a tau that were not given."""
+    own = {}
+    if model.is_student and model.unet.takes_motion:
+        folder = args.checkpoints or family_folder(model.family.name)
+        own = distilled_motion(student_path(model.family.name, args.student, folder))
+    args.motion_strength = own.get("motion_strength") if args.motion_strength is None else args.motion_strength
+    args.tau = own.get("tau", TAU) if args.tau is None else args.tau
+
+
+def distilled_motion(path: Path) -> dict[str, float]:
+    """``motion_strength`` and ``tau`` that a student was distilled with, as far as its file tells.
+
+    Raises:
+        ValueError: if what it tells makes no sense.
+    """
+    if path.suffix != ".safetensors":
+        return {}
+    with safe_open(path, "pt") as file:
+        told = (file.metadata() or {}).get("distill", "{}")
+    try:
+        settings = json.loads(told)
+        found = {name: settings[name] for name in ("motion_strength", "tau") if settings.get(name) is not None}
+        if not (0 <= found.get("motion_strength", 0) < math.inf and 0 <= found.get("tau", 0) <= 1):
+            raise ValueError(f"{found} is out of range")
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: its settings of distillation cannot be read ({error}); export it again") from error
+    return found if settings.get("motion") else {}
 
 
 def clip_size(
@@ -151,6 +240,7 @@ def check_settings(args: argparse.Namespace) -> None:
     if args.guidance is not None and not 1 <= args.guidance <= 100:
         raise ValueError(f"--guidance {args.guidance:g} is outside 1..100: 1 is no guidance, 7.5 is usual")
     check_motion_settings(args)
+    check_best_of(args)
 
 
 def check_motion_settings(args: argparse.Namespace) -> None:
@@ -167,7 +257,7 @@ def check_motion_settings(args: argparse.Namespace) -> None:
         )
     if args.motion_strength is not None and not 0 <= args.motion_strength < math.inf:
         raise ValueError(f"--motion-strength {args.motion_strength:g} must be 0 or more: 500 is usual, 0 is none")
-    if not 0 <= args.tau <= 1:
+    if args.tau is not None and not 0 <= args.tau <= 1:
         raise ValueError(f"--tau {args.tau:g} is outside 0..1: 0.5 guides the noisier half of the sampling")
 
 

@@ -20,16 +20,24 @@ from .registry import PAPER_WEIGHTS, REWARDS, build_reward, reward_kind
 EMBEDDED = "shapes"
 
 
-def reward_path(name: str, family: str = "videocrafter2") -> Path:
+def reward_path(name: str, family: str = "videocrafter2", folder: str | Path | None = None) -> Path:
     """Where the weights of reward ``name`` lie: in the package for the embedded family, else in the models folder.
+
+    Args:
+        folder: in place of that folder.
 
     Raises:
         ValueError: for an unknown name.
     """
     file = reward_kind(name).files[0][1]
     if family == EMBEDDED:
-        return PACKAGED_WEIGHTS / EMBEDDED / f"reward_{name}.safetensors"
-    return models_folder() / "rewards" / name / file
+        return (Path(folder) if folder else PACKAGED_WEIGHTS / EMBEDDED) / f"reward_{name}.safetensors"
+    return (Path(folder) if folder else models_folder()) / "rewards" / name / file
+
+
+def present_rewards(family: str = "videocrafter2", folder: str | Path | None = None) -> list[str]:
+    """Names of the rewards whose weights are there; see ``reward_path``."""
+    return [name for name in REWARDS if reward_path(name, family, folder).is_file()]
 
 
 def load_reward(
@@ -40,6 +48,7 @@ def load_reward(
     dtype: torch.dtype = torch.bfloat16,
     long_captions: str = "segments",
     config: Any = None,
+    folder: str | Path | None = None,
 ) -> Reward:
     """Load a reward model, frozen.
 
@@ -48,8 +57,8 @@ def load_reward(
 
     Args:
         name: a key of ``REWARDS``.
-        path: the published file or our own safetensors; None = ``reward_path(name, family)``. A vocabulary or merges
-            list lies in the same folder.
+        path: the published file or our own safetensors; None = ``reward_path(name, family, folder)``. A vocabulary or
+            merges list lies beside it.
         long_captions: "segments" or "truncate", see ``Reward``.
         config: sizes expected of a published file, None = the published ones; our own files carry theirs.
 
@@ -60,7 +69,7 @@ def load_reward(
     kind = reward_kind(name)
     if long_captions not in LONG_CAPTIONS:
         raise ValueError(f"long_captions='{long_captions}' is unknown; use {' or '.join(LONG_CAPTIONS)}")
-    path = Path(path) if path else reward_path(name, family)
+    path = Path(path) if path else _present_path(name, family, folder)
     state, metadata = read_state(path)
     if metadata.get("format") == FORMAT:
         config, info = _own_description(name, metadata, path)
@@ -73,6 +82,17 @@ def load_reward(
         )
     reward.long_captions = long_captions
     return reward.requires_grad_(False).to(device, dtype)
+
+
+def _present_path(name: str, family: str, folder: str | Path | None) -> Path:
+    path = reward_path(name, family, folder)
+    if path.is_file():
+        return path
+    remedy = f"fetch it with `t2v-turbo download {name}`"
+    if family == EMBEDDED:
+        there = ", ".join(present_rewards(family, folder)) or "no rewards"
+        remedy = f"the folder holds {there}; the published one is fetched with `t2v-turbo download {name}`"
+    raise CheckpointError(f"{path}: no such checkpoint file for the reward '{name}'; {remedy}")
 
 
 def _own_description(name: str, metadata: dict[str, str], path: Path) -> tuple[Any, RewardInfo]:
@@ -115,7 +135,7 @@ def load_mixture(
         family: "videocrafter2", or "shapes" for the embedded models.
         paths: files of single rewards that lie elsewhere.
         image_frames: random frames that image rewards see in training.
-        options: device, dtype, long_captions of ``load_reward``.
+        options: device, dtype, long_captions, folder of ``load_reward``.
     """
     paths = paths or {}
     rewards = {name: load_reward(name, paths.get(name), family, **options) for name in weights}
