@@ -1,4 +1,7 @@
-"""``t2v-turbo motion``: extract, preview, cost, sweep and transfer, on random weights and few steps."""
+"""``t2v-turbo motion``: extract, preview, cost, sweep and transfer, on random weights and few steps.
+
+Compare and memory have a file of their own.
+"""
 
 import json
 from dataclasses import replace
@@ -23,12 +26,13 @@ from t2v_turbo.train.cli import main
 from t2v_turbo.train.config import PreprocessConfig
 from t2v_turbo.train.data import generator_for
 from t2v_turbo.train.kept import KeptRows
-from t2v_turbo.train.motion_transfer import Guidance, Sampling, make_pair, wilson
+from t2v_turbo.train.motion_transfer import Guidance, Sampling, make_pair
 from t2v_turbo.train.report import markdown
 from t2v_turbo.train.scores import ScoreSettings
 from t2v_turbo.train.shapes.captions import MOVES, parse_prompt
 from t2v_turbo.train.shapes.oracle import measure
 from t2v_turbo.train.shapes.world import write_dataset
+from t2v_turbo.train.statistics import difference, mean_interval, wilson
 
 # The embedded family at a sixteenth of its clips.
 SMALL = replace(SHAPES, frames=4, height=32, width=32)
@@ -46,7 +50,7 @@ def motion(random_shapes, tmp_path, monkeypatch):
     folder = ["--checkpoints", str(random_shapes), "--device", "cpu"]
 
     def run(action, *options):
-        return main(["motion", action, *map(str, options), *([] if action == "preview" else folder)])
+        return main(["motion", action, *map(str, options), *([] if action in ("preview", "memory") else folder)])
 
     return run
 
@@ -113,6 +117,12 @@ MISTAKES = {
     "nothing": (["transfer", "--strength", "0"], "--strength 0 guides nothing"),
     "no step": (["transfer", "--steps", "1"], "tau=0.5 of 1 steps guides none of them"),
     "no input": (["sweep", "--student", "no-mg"], "this student has no input for it"),
+    "one student": (["compare", "--students", "mg"], "--students mg: name two or more different ones"),
+    "twice": (["compare", "--students", "mg", "mg"], "--students mg mg: name two or more different ones"),
+    "prompts": (["compare", "--prompts", "0"], "--prompts 0 is too small"),
+    "student steps": (["compare", "--steps", "0"], "--steps 0 is outside 1..200"),
+    "batch": (["memory", "--batch", "1"], "--batch 1 is too small"),
+    "channels": (["memory", "--channels", "65"], "--channels 65 is no multiple of 10"),
     "no student": (["sweep", "--student", "mg"], "student_mg.safetensors: no such checkpoint file"),
 }
 
@@ -125,7 +135,7 @@ def test_mistakes(motion, clip, tmp_path, capsys, options, message):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("action", ["extract", "preview", "cost", "sweep", "transfer"])
+@pytest.mark.parametrize("action", ["extract", "preview", "cost", "sweep", "transfer", "compare", "memory"])
 def test_help_teaches(action, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["motion", action, "--help"])
@@ -283,8 +293,11 @@ def test_intervals():
     low, high = wilson(80, 100)
     assert (low, high) == (pytest.approx(0.7112, abs=1e-4), pytest.approx(0.8666, abs=1e-4))
     assert wilson(0, 10)[0] == 0 and wilson(10, 10)[1] == 1 and wilson(0, 10)[1] > 0.2
-    gain, low, high = motion_transfer.difference([True, True, False, True], [False, True, False, False])
+    gain, low, high = difference([True, True, False, True], [False, True, False, False])
     assert gain == 0.5 and high - gain == pytest.approx(gain - low) == pytest.approx(1.96 * (1 / 3) ** 0.5 / 2)
+    assert not difference([True, True, False, True], [False, True, False, False]).excludes_zero
+    assert mean_interval([1.0, 2.0, 3.0]).excludes_zero and mean_interval([-1.0, -2.0, -3.0]).excludes_zero
+    assert not mean_interval([5.0]).excludes_zero  # one sample tells nothing
 
 
 @pytest.fixture(scope="module")

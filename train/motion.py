@@ -13,7 +13,7 @@ from ..core.guidance import guided_timesteps
 from ..core.model import DTYPES, Model, load
 from ..core.motion_prior import METHODS, MotionPrior, Origin, make_prior
 from ..core.video import replacing, to_uint8
-from . import motion_cost, motion_sweep, motion_transfer
+from . import motion_compare, motion_cost, motion_memory, motion_sweep, motion_transfer
 from .config import check_inversion_grid
 from .data import generator_for, read_frames
 from .generate import pick_device
@@ -27,6 +27,8 @@ examples:
   t2v-turbo motion cost --clips 64                      what cheaper inversions cost, and how exact their scores are
   t2v-turbo motion sweep --strength 0 5 50 500 --tau 0.3 0.5 0.7      which lambda and tau suit a model
   t2v-turbo motion transfer --pairs 100                 does a clip take over the direction of a reference?
+  t2v-turbo motion compare --students no-mg mg --steps 4 8             what distilling with motion guidance changed
+  t2v-turbo motion memory --batch 4                     memory of the score, before and after chunking
 
 The motion is in the temporal attention of the model: which frame every place of a frame looks at. A prior keeps it for
 the timesteps that are guided. `motion <action> --help` explains an action.
@@ -55,7 +57,7 @@ def register(subparsers) -> None:
     actions = parser.add_subparsers(dest="action", metavar="action", required=True)
     _register_extract(actions)
     _register_preview(actions)
-    for module in (motion_cost, motion_sweep, motion_transfer):
+    for module in (motion_cost, motion_memory, motion_sweep, motion_transfer, motion_compare):
         module.register(actions)
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
+import torch
 from tqdm.auto import tqdm
 
 from ..core.model import Model
@@ -93,13 +94,30 @@ def _judge_prompts(model: Model, guidance: Guidance, prompts: int, steps: int, s
     for first in tqdm(range(0, prompts, BATCH), desc=f"lambda {guidance.strength:g}, tau {guidance.tau:g}"):
         part = pairs[first : first + BATCH]
         generators = [generator_for("noise", seed, first + i) for i in range(len(part))]
-        latents = model.sample(
-            [prompt for prompt, _ in part], model.noise(len(part), generators), steps, generator=generators,
-            motion=guidance.strength, tau=guidance.tau,
-        )  # fmt: skip
-        clips = model.decode(latents, chunk=64)
-        results += [judge(to_uint8(clip), expected) for clip, (_, expected) in zip(clips, part)]
+        results += judge_student(model, part, generators, guidance, steps)
     return {"results": results}
+
+
+def judge_student(
+    model: Model,
+    prompts: list[tuple[str, dict]],
+    generators: list[torch.Generator],
+    guidance: Guidance,
+    steps: int,
+    scale: float | None = None,
+) -> list[dict]:
+    """The oracle's score of a student's clip of every (prompt, what it asks for), as ``judge`` has it.
+
+    Args:
+        generators: one per prompt, of all its noise.
+        scale: guidance scale, None = the family's.
+    """
+    latents = model.sample(
+        [prompt for prompt, _ in prompts], model.noise(len(prompts), generators), steps, scale, generators,
+        motion=guidance.strength, tau=guidance.tau,
+    )  # fmt: skip
+    clips = model.decode(latents, chunk=64)
+    return [judge(to_uint8(clip), expected) for clip, (_, expected) in zip(clips, prompts)]
 
 
 # --- what came out ----------

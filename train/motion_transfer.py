@@ -7,7 +7,6 @@ no direction, "a red circle". Sampled twice from the same noise, with and withou
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
@@ -30,8 +29,9 @@ from .kept import KeptRows
 from .motion_options import add_experiment_arguments, check_experiment, load_measured
 from .report import markdown
 from .shapes.captions import COLORS, MOVES, SHAPES
-from .shapes.oracle import score
+from .shapes.oracle import compare, measure
 from .shapes.world import render, sample_scene
+from .statistics import difference, wilson
 
 ABOUT = """\
 Does a clip take over the direction of a reference? References such as "a blue square moves left" guide prompts of
@@ -41,7 +41,6 @@ noise. The oracle tells how often the direction is the reference's, by chance a 
 BATCH = 10  # pairs that are sampled at once and kept together
 # A lambda that guides nothing, so that the energy of unguided sampling is measured too.
 UNFELT = 1e-12
-Z95 = 1.96  # deviations of a normal distribution that hold 95 %
 COLUMNS = ("color", "shape", "smoothness", "steadiness", "sharpness", "total")
 
 
@@ -173,8 +172,9 @@ def sample_pairs(
 
 
 def judge(clip: np.ndarray, expected: dict) -> dict:
-    """The oracle's score as JSON values."""
-    found = asdict(score(clip, expected))
+    """The oracle's score as JSON values, with how far and whether the object moves at all."""
+    seen = measure(clip)
+    found = asdict(compare(seen, expected)) | {"displacement": seen.displacement, "moves": seen.moves}
     # The measures are numpy's numbers, which JSON does not know.
     return {name: value if value is None or isinstance(value, bool) else float(value) for name, value in found.items()}
 
@@ -224,22 +224,7 @@ def _judge_part(
     return {"results": judged}
 
 
-# --- statistics ----------
-
-
-def wilson(hits: int, n: int) -> tuple[float, float]:
-    """95 % confidence interval of a rate, Wilson's, which stays inside 0..1 and holds for few samples too."""
-    share, z2 = hits / n, Z95**2
-    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n**2)) / (1 + z2 / n)
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def difference(after: list[bool], before: list[bool]) -> tuple[float, float, float]:
-    """Mean difference of paired outcomes, and its 95 % confidence interval by the normal approximation."""
-    gains = np.array(after, float) - np.array(before, float)
-    half = Z95 * gains.std(ddof=1) / math.sqrt(len(gains)) if len(gains) > 1 else math.inf
-    return float(gains.mean()), float(gains.mean() - half), float(gains.mean() + half)
+# --- what came out ----------
 
 
 def rate(results: list[dict], name: str) -> float:

@@ -52,6 +52,7 @@ class Measurement:
     shape: str | None = None
     direction: str | None = None  # left, right, up, down or still
     speed: float | None = None  # world pixels per frame (the frame's short side is 64)
+    displacement: float = 0.0  # length of its path, however it turns, in world pixels per frame; 0 without an object
     fit: float = 0.0  # soft IoU with the best template
     presence: float = 0.0  # share of the frames that show the object, times its share of all saturated pixels
     smoothness: float = 0.0  # uniform motion of one steady object
@@ -62,6 +63,11 @@ class Measurement:
     def speed_name(self) -> str | None:
         """slow, normal or fast; None when still or not found."""
         return speed_name(self.speed) if self.direction in MOVES else None
+
+    @property
+    def moves(self) -> bool:
+        """Whether there is any motion, of which a dynamic degree is the share of clips; whereto does not matter."""
+        return self.displacement >= MIN_SPEED
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,7 @@ def measure(clip) -> Measurement:
         shape=shape if fit >= MIN_FIT else None,
         direction=_direction(velocity),
         speed=None if velocity is None else float(np.hypot(*velocity)),
+        displacement=_displacement(thing, unit),
         fit=fit,
         presence=presence,
         smoothness=presence * _near_zero(residual, 1.0) * _identity(thing),
@@ -129,8 +136,12 @@ def score(clip, expected: dict) -> OracleScore:
     `captions.parse_prompt` makes `expected` from a prompt. Raises ValueError when nothing is asked or a value
     is unknown, and as `measure` does.
     """
+    return compare(measure(clip), expected)
+
+
+def compare(seen: Measurement, expected: dict) -> OracleScore:
+    """`score` of a clip that is measured already."""
     _check_expected(expected)
-    seen = measure(clip)
     hits = {
         name: None if expected.get(name) is None else getattr(seen, name) == expected[name]
         for name in ("color", "shape", "direction")
@@ -353,13 +364,18 @@ def _match(thing: _Object, unit: float) -> tuple[str, float]:
     return best, fits[best]
 
 
+def _track(thing: _Object, unit: float) -> tuple[np.ndarray, np.ndarray]:
+    """The frames that show the object (N,), and its places there (N, 2) in world pixels."""
+    return np.flatnonzero(thing.seen), thing.center[thing.seen] / unit
+
+
 def _motion(thing: _Object, unit: float) -> tuple[np.ndarray | None, float]:
     """Least-squares velocity (2,) and rms distance of the track from uniform motion, both in world pixels.
 
     No velocity is told from a single frame, from an object seen in less than half of the frames, or from a
     track that jumps about rather than moves.
     """
-    time, track = np.flatnonzero(thing.seen), thing.center[thing.seen] / unit  # (N,), (N, 2)
+    time, track = _track(thing, unit)
     if len(time) < 2:
         return None, 0.0
     time, track = time - time.mean(), track - track.mean(0)
@@ -368,6 +384,14 @@ def _motion(thing: _Object, unit: float) -> tuple[np.ndarray | None, float]:
     travel = np.hypot(*velocity) * np.ptp(time)
     erratic = residual > 1 + travel / 4
     return (None if erratic or thing.seen.mean() < 0.5 else velocity), residual
+
+
+def _displacement(thing: _Object, unit: float) -> float:
+    """Mean distance (world pixels) between the object's places in neighbouring frames."""
+    time, track = _track(thing, unit)
+    if len(time) < 2:
+        return 0.0
+    return float(np.hypot(*np.diff(track, axis=0).T).sum() / (time[-1] - time[0]))
 
 
 def _direction(velocity: np.ndarray | None) -> str | None:
