@@ -74,12 +74,15 @@ class ConsistencyDistillation:
             guided = guided & batch.use_motion_guide
         return guided.float() * (self.motion if batch.score is not None else 0.0)
 
+    def teacher_x0(self, batch: Batch, omega: Tensor) -> Tensor:
+        """The teacher's clean latents at ``batch.z`` with CFG, as z."""
+        t = self.solver.timesteps[batch.index.cpu()]
+        cond, uncond = (self.schedule.predict_x0(batch.z, eps, t) for eps in (batch.cond, batch.uncond))
+        return combine_cfg(cond, uncond, omega)
+
     def solve(self, batch: Batch, omega: Tensor) -> Tensor:
         """ẑ_{t_n}: one DDIM jump with CFG in x0 and noise alike, and the motion score in the noise."""
-        t = self.solver.timesteps[batch.index.cpu()]
-        x0 = combine_cfg(
-            self.schedule.predict_x0(batch.z, batch.cond, t), self.schedule.predict_x0(batch.z, batch.uncond, t), omega
-        )
+        x0 = self.teacher_x0(batch, omega)
         eps = combine_cfg(batch.cond, batch.uncond, omega)
         if batch.score is not None:
             index = batch.index.cpu()

@@ -107,7 +107,7 @@ def test_help_tells_every_setting(stage, module, cls):
     text = parser._subparsers._group_actions[0].choices[stage].format_help()
     assert "examples:" in text and "required" in text
     for f in fields(cls):
-        assert f.name in text and (f.name == "model" or f.metadata["about"] in text)
+        assert (f.metadata["about"] if f.metadata else f"{f.name}.") in text and f.name in text
 
 
 def test_trainer_settings_are_checked_without_a_file():

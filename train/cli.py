@@ -15,6 +15,7 @@ COMMANDS = {
     "distill": ("train.distill", "training records to a few-step student"),
     "download": ("train.download", "fetch the published checkpoints"),
     "score": ("train.score", "how well clips go with prompts, by reward models"),
+    "rewards": ("train.rewards", "rewards in distillation: what they cost, what each does"),
     "motion": ("train.motion", "motion of reference clips: extract, look at, measure"),
     "shapes": ("train.shapes.cli", "render, train and measure the embedded world"),
 }

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
 import os
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBas
 from ..core.energies import ENERGIES
 from ..core.guidance import COMBINATIONS
 from ..core.motion_prior import METHODS
+from ..core.rewards import PAPER_WEIGHTS
+from ..core.rewards.face import LONG_CAPTIONS
+from ..core.rewards.registry import reward_kind
 from ..core.schedule import TRAIN_TIMESTEPS
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -149,10 +153,93 @@ def check_inversion_grid(steps: int, name: str) -> None:
 
 
 @dataclass
+class RewardConfig:
+    """Rewards on the student's prediction (Eq. 10, 11); off unless ``models`` names some."""
+
+    models: str | None = option(None, "reward models: hps,clip,internvideo2, or with weights hps:0.2,…; null = none")
+    image_frames: int = option(2, "random frames of a clip that image rewards see, M", minimum=1)
+    every: int = option(1, "steps from one with rewards to the next; log_every should be a multiple", minimum=1)
+    samples: str = option("flagged", "flagged = short captions, as in the paper; or all", choices=("flagged", "all"))
+    batch_size: int | None = option(None, "samples of a batch that are scored at most; null = no limit", minimum=1)
+    long_captions: str = option("segments", "beyond a model's limit: mean of segments, or cut", choices=LONG_CAPTIONS)
+    chunk: int = option(1, "frames decoded at once, which memory grows with", minimum=1)
+    checkpointing: bool = option(False, "recompute the reward models in the backward pass: less memory, more time")
+    dtype: str = option("bf16", "precision of the decoder and the reward models", choices=("bf16", "fp32"))
+    device: str = option("auto", "where decoder and reward models are: auto = with the student, or cuda:1, cpu, …")
+    offload: bool = option(False, "reward models wait on the CPU from the end of their backward pass to the next use")
+    paths: str | None = option(None, "files that lie elsewhere, hps:FILE,clip:FILE; null = the usual places")
+    ramp: int = option(0, "guard: steps over which the rewards' weight rises to its full value; 0 = off", minimum=0)
+    ceilings: str | None = option(None, "guard: raw scores above these give no gradient, hps:0.35,…; null = off")
+    teacher: float = option(0.0, "guard: weight of the distance to the teacher in the loss; 0 = off", minimum=0)
+
+    def __post_init__(self):
+        check_options(self)
+        known = self.weights()
+        for setting, values in (("ceilings", self.limits()), ("paths", self.files())):
+            strange = sorted(set(values) - set(known))
+            if known and strange:
+                raise ValueError(f"rewards.{setting}: {', '.join(strange)} is not among rewards.models={self.models}")
+
+    def weights(self) -> dict[str, float]:
+        """Weight of every reward, by name; the paper's where none is given, 1 for others; {} = no rewards."""
+        given = named_values(self.models, "rewards.models")
+        for name in given:
+            reward_kind(name)
+        return {
+            name: PAPER_WEIGHTS.get(name, 1.0) if value is None else to_number(value, f"rewards.models: {name}")
+            for name, value in given.items()
+        }
+
+    def limits(self) -> dict[str, float]:
+        """Highest raw score with a gradient, by reward."""
+        given = named_values(self.ceilings, "rewards.ceilings")
+        return {name: to_number(value, f"rewards.ceilings: {name}") for name, value in given.items()}
+
+    def files(self) -> dict[str, str]:
+        """Weight files that lie elsewhere, by reward."""
+        given = named_values(self.paths, "rewards.paths")
+        for name, value in given.items():
+            if not value:
+                raise ValueError(f"rewards.paths: no file for {name}; write {name}:FILE")
+        return given
+
+
+def named_values(text: str | None, setting: str) -> dict[str, str | None]:
+    """ "a:1, b" -> {"a": "1", "b": None}.
+
+    Raises:
+        ValueError: if a name comes twice.
+    """
+    found = {}
+    for part in filter(None, map(str.strip, (text or "").split(","))):
+        name, colon, value = map(str.strip, part.partition(":"))
+        if name in found:
+            raise ValueError(f"{setting}={text}: names {name} twice")
+        found[name] = value if colon else None
+    return found
+
+
+def to_number(text: str | None, setting: str) -> float:
+    """A finite number.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    try:
+        number = float(text or "")
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{setting}:{text or ''} is no number; write name:number")
+    return number
+
+
+@dataclass
 class DistillConfig(TrainerConfig):
     """Records to a student (Algorithm 2)."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
+    rewards: RewardConfig = field(default_factory=RewardConfig)
     records: str = option(MISSING, "folders or URLs of records, or globs of folders; several separated by commas")
     out: str = option(MISSING, "folder of the run; the student is <out>/student.safetensors")
     init: str | None = option(None, "student checkpoint to start from; null = the family's teacher")

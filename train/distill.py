@@ -21,6 +21,8 @@ from ..core.model import BASE_FILES, DTYPES, family_folder, resolve_family
 from ..core.schedule import NoiseSchedule
 from ..core.unet import UNet3D
 from .config import DistillConfig, add_config_arguments, load_config, save_config
+from .distill_rewards import MEANING, RewardPart
+from .preprocess import share_of_work
 from .records import RecordReader, RecordSet, iterate_batches
 from .trainer import Follower, Trainer
 
@@ -30,8 +32,15 @@ STUDENT, SETTINGS = "student.safetensors", "config.yaml"
 # Settings without which the state of a run means something else: they cannot change when it is resumed.
 FIXED = (
     "model.family", "records", "motion", "motion_strength", "tau", "combination", "target", "seed", "batch_size",
-    "accumulate", "shuffle", "init",
+    "accumulate", "shuffle", "init", "rewards.models",
 )  # fmt: skip
+# And where there are rewards, these.
+FIXED_REWARDS = (
+    "rewards.image_frames", "rewards.every", "rewards.samples", "rewards.batch_size", "rewards.long_captions",
+    "rewards.ramp", "rewards.ceilings", "rewards.teacher",
+)  # fmt: skip
+# What rewards add to the loss.
+LOSS_TERMS = ("reward_loss", "teacher_loss")
 # What a student with motion guidance gets from records; others are trained as if it were not there.
 MOTION_TENSORS = ("score", "use_motion_guide")
 
@@ -42,6 +51,9 @@ examples:
   t2v-turbo distill --config paper records=https://example.org/records out=runs/vc2
   accelerate launch -m t2v_turbo.train distill --config paper records=… out=…      all GPUs, several machines
   t2v-turbo distill records=records/ out=runs/mg motion=true           with motion guidance, lambda as an input
+  t2v-turbo distill records=… out=runs/liked rewards.models=hps,clip,internvideo2     with rewards, the paper's weights
+  t2v-turbo distill records=… out=runs/liked rewards.models=hps:0.3,clip:0.1 rewards.every=2 rewards.ramp=100
+  t2v-turbo distill records=… out=runs/liked rewards.models=clip init=runs/student/student.safetensors
   t2v-turbo generate "a red circle moves right" --student runs/student/student.safetensors
 
 motion=true wants records with motion scores (`t2v-turbo preprocess … motion=true`): the solver's step then follows the
@@ -51,7 +63,9 @@ the paper's other variant with motion=false.
 Stopped at any moment, the same command goes on from the newest checkpoint, and ends with the same weights as a run
 without a stop. <out> holds student.safetensors (averaged weights, renewed at every checkpoint), stats.jsonl,
 tensorboard/ and checkpoints/.
-"""
+
+Rewards score a few frames of the student's prediction, on samples with short captions alone. `t2v-turbo rewards cost`
+tells their time and memory. """ + MEANING
 
 
 def register(subparsers) -> None:
@@ -66,6 +80,8 @@ def register(subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     config = load_config("distill", args.config, args.settings)
+    if config.rewards.models and not args.verbose and share_of_work(None, None)[0] == 0:
+        print(MEANING)  # which --verbose shows in the log
     distill(config)
     if PartialState().is_main_process:
         print(Path(config.out) / STUDENT)
@@ -90,7 +106,8 @@ def distill(config: DistillConfig) -> UNet3D:
     student = build_student(config, family)
     student.checkpointing = config.gradient_checkpointing
     follower = Follower(copy_of(student), config.target_decay) if config.target == "ema" else None
-    losses = DistillLosses(config, records, follower)
+    rewards = RewardPart(config.rewards, config.model, family) if config.rewards.models else None
+    losses = DistillLosses(config, records, follower, rewards)
     trainer = Trainer(
         config, student, losses, out, exporter(config, records, out), "distill", config.model.device == "cpu", follower
     )
@@ -130,12 +147,15 @@ def check_resumable(config: DistillConfig, out: Path) -> None:
     path = out / SETTINGS
     if not path.exists():
         return
-    before, now = OmegaConf.load(path), OmegaConf.structured(config)
-    for name in FIXED:
+    now = OmegaConf.structured(config)
+    # What an older run did not know had its default.
+    defaults = OmegaConf.to_container(OmegaConf.structured(DistillConfig))
+    before = OmegaConf.merge(OmegaConf.create(defaults), OmegaConf.load(path))
+    for name in FIXED + (FIXED_REWARDS if config.rewards.models else ()):
         old, new = OmegaConf.select(before, name), OmegaConf.select(now, name)
         if old != new:
             raise ValueError(f"out={out}: was begun with {name}={old}, not {new}; use that, or another folder")
-    changed = [key for key in now if key not in before or before[key] != now[key]]
+    changed = [key for key in now if before[key] != now[key]]
     if changed:
         logger.warning("%s goes on with other settings than it was begun with: %s", out, ", ".join(changed))
 
@@ -190,8 +210,10 @@ def exporter(config: DistillConfig, records: RecordSet, out: Path):
 class DistillLosses:
     """One step's losses, on the records that belong to it."""
 
-    def __init__(self, config: DistillConfig, records: RecordSet, follower: Follower | None):
-        self.config, self.records, self.follower = config, records, follower
+    def __init__(
+        self, config: DistillConfig, records: RecordSet, follower: Follower | None, rewards: RewardPart | None = None
+    ):
+        self.config, self.records, self.follower, self.rewards = config, records, follower, rewards
         grid, fps = records.made_from["solver_steps"], records.made_from["fps"]
         strength = config.motion_strength if config.motion else 0.0
         self.distillation = ConsistencyDistillation(
@@ -205,26 +227,33 @@ class DistillLosses:
         self.reader = RecordReader(
             self.records, c.seed, accelerator.process_index, accelerator.num_processes, c.shuffle, c.cache_gb
         )
+        if self.rewards:
+            self.rewards.attach(trainer.device)
 
     def __call__(self, student: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        batch = self.next_batch(step)
+        batch, origins = self.next_batch(step)
         omega = self.draw_omega(len(batch.z), generator)
         with self.trainer.accelerator.autocast():
             target = self.follower.network if self.follower else None
             output = self.distillation(student, batch, omega, target)
-        return {"loss": output.loss, "cd": output.loss}
+        values = {"loss": output.loss, "cd": output.loss}
+        if self.rewards and self.rewards.due(step):
+            added = self.rewards(output, batch, origins, omega, self.distillation, step, generator)
+            values |= added | {"loss": output.loss + sum(added[name] for name in LOSS_TERMS if name in added)}
+        return values
 
-    def next_batch(self, step: int) -> Batch:
-        """The next batch; the first call finds the place in the records that belongs to ``step``."""
+    def next_batch(self, step: int) -> tuple[Batch, list[dict]]:
+        """The next batch and its origins; the first call finds the place in the records that belongs to ``step``."""
         c = self.config
         if self._batches is None:
             start = step * c.accumulate * c.batch_size
             self._batches = iterate_batches(self.reader, c.batch_size, start, c.prefetch)
-        tensors, _ = next(self._batches)
+        tensors, origins = next(self._batches)
         if not c.motion:
             tensors = {name: value for name, value in tensors.items() if name not in MOTION_TENSORS}
         device = self.trainer.device
-        return Batch(**{n: x.to(device).float() if x.is_floating_point() else x.to(device) for n, x in tensors.items()})
+        tensors = {n: x.to(device).float() if x.is_floating_point() else x.to(device) for n, x in tensors.items()}
+        return Batch(**tensors), origins
 
     def draw_omega(self, count: int, generator: torch.Generator) -> Tensor:
         """omega ~ U[omega_min, omega_max] per sample (B,), drawn afresh at every step."""

@@ -316,6 +316,7 @@ class RecordMaker:
             "clip": clip.clip.name,
             "start": clip.start,
             "use_motion_guide": clip.clip.use_motion_guide,
+            "use_reward": clip.kind == "short",
             "index": draw.index,
             "draw": draw.number,
             "seed": self.config.seed,

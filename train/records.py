@@ -49,6 +49,14 @@ class Record:
     about: dict[str, Any]
 
 
+def use_reward(about: dict[str, Any]) -> bool:
+    """Whether rewards may score a sample: its flag; of records without one, whether its caption is a short one.
+
+    The paper's rule: reward models cut dense captions off.
+    """
+    return bool(about.get("use_reward", about.get("kind") == "short"))
+
+
 # --- writing ---------
 
 

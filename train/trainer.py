@@ -145,16 +145,16 @@ class Trainer:
         return values
 
     def _backward(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Gradients of the mean loss over the forward passes of one step, and the mean of every loss."""
-        passes, total = self.config.accumulate, {}
+        """Gradients of the mean loss over the forward passes of one step, and means over those that had a value."""
+        passes, found = self.config.accumulate, {}
         for i in range(passes):
             last = i + 1 == passes
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
                 values = self.losses(self.model, self.step, generator)
                 self.accelerator.backward(values["loss"] / passes)
             for name, value in values.items():
-                total[name] = total.get(name, 0) + value.detach() / passes
-        return total
+                found.setdefault(name, []).append(value.detach())
+        return {name: torch.stack(values).mean() for name, values in found.items()}
 
     def _check_finite(self, values: dict[str, float]) -> None:
         # The fp16 scaler meets infinite gradients by design and skips their steps.
