@@ -19,6 +19,7 @@ from t2v_turbo.core.guidance import cfg_model, guided_timesteps
 from t2v_turbo.core.model import load
 from t2v_turbo.core.motion_prior import MotionPrior
 from t2v_turbo.core.solver import sample_ddim
+from t2v_turbo.core.tables import markdown
 from t2v_turbo.core.unet import UNet3D
 from t2v_turbo.core.video import to_uint8
 from t2v_turbo.train import motion_cost, motion_sweep, motion_transfer
@@ -27,7 +28,6 @@ from t2v_turbo.train.config import PreprocessConfig
 from t2v_turbo.train.data import generator_for
 from t2v_turbo.train.kept import KeptRows
 from t2v_turbo.train.motion_transfer import Guidance, Sampling, make_pair
-from t2v_turbo.train.report import markdown
 from t2v_turbo.train.scores import ScoreSettings
 from t2v_turbo.train.shapes.captions import MOVES, parse_prompt
 from t2v_turbo.train.shapes.oracle import measure

@@ -19,9 +19,9 @@ from ..core.config import FAMILIES
 from ..core.model import DTYPES, Model, family_folder, load, student_path
 from ..core.motion_prior import MotionPrior
 from ..core.rewards import RewardMixture
+from ..core.tables import markdown
 from ..core.video import check_writable, to_uint8, write_video
 from .best_of import Candidate, Contest, check_best_of, load_judges, numbered, tag
-from .report import markdown
 
 # Guided part of the sampling where nothing says otherwise.
 TAU = 0.5

@@ -17,7 +17,7 @@ from . import motion_compare, motion_cost, motion_memory, motion_sweep, motion_t
 from .config import check_inversion_grid
 from .data import generator_for, read_frames
 from .generate import pick_device
-from .motion_options import add_model_arguments
+from .options import add_model_arguments, check_suffix
 
 EXAMPLES = """\
 examples:
@@ -135,15 +135,3 @@ def run_preview(args: argparse.Namespace) -> None:
     with replacing(out) as partial:
         Image.fromarray(picture).save(partial)
     print(out)
-
-
-def check_suffix(name: str, path: Path, suffixes: tuple[str, ...]) -> None:
-    """Refuse a file that cannot be written, before the work.
-
-    Raises:
-        ValueError: for another suffix, a folder that does not exist, or a folder of that name.
-    """
-    if path.suffix.lower() not in suffixes:
-        raise ValueError(f"{name} {path}: cannot write '{path.suffix or 'no suffix'}'; use {' or '.join(suffixes)}")
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise ValueError(f"{name} {path}: is a folder or in one that does not exist; name a file in a folder that does")

@@ -18,12 +18,13 @@ from tqdm.auto import tqdm
 
 from ..core.checkpoints import read_state
 from ..core.model import Model, family_folder, student_path
+from ..core.tables import markdown
 from .data import generator_for
 from .kept import KeptRows
-from .motion_options import KEPT, add_place_arguments, check_minimum, check_tau, load_measured
 from .motion_sweep import judge_student
 from .motion_transfer import BATCH, Guidance
-from .report import Section, curves, markdown, write_report
+from .options import KEPT, add_place_arguments, check_minimum, check_tau, load_measured
+from .report import Section, curves, write_report
 from .shapes.captions import COLORS, RULES, SHAPES, evaluation_prompts
 from .statistics import Interval, difference, mean_interval, wilson
 

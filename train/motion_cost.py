@@ -16,13 +16,13 @@ from tqdm.auto import tqdm
 from ..core.model import DTYPES, Model, load
 from ..core.schedule import NoiseSchedule
 from ..core.solver import DDIMSolver
+from ..core.tables import markdown
 from .config import PreprocessConfig, check_inversion_grid
 from .data import Clip, ClipDataset, DecodedClip, list_clips
 from .generate import pick_device
 from .kept import KeptRows
-from .motion_options import KEPT, add_model_arguments, check_minimum, check_tau
+from .options import KEPT, add_model_arguments, check_minimum, check_tau
 from .preprocess import RecordMaker, weights_of
-from .report import markdown
 from .scores import ScoreSettings, is_guided
 from .shapes.world import render_clip
 

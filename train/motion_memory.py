@@ -78,7 +78,7 @@ def register(actions) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from .report import markdown
+    from ..core.tables import markdown
 
     costs = measure_rows(setting_of(args))
     print(markdown(memory_table(costs)))
@@ -96,7 +96,7 @@ def setting_of(args: argparse.Namespace) -> Setting:
     """
     from ..core.model import DTYPES
     from .generate import pick_device
-    from .motion_options import check_minimum
+    from .options import check_minimum
 
     check_minimum("--batch", [args.batch], 2)  # one clip is one chunk
     for name in ("frames", "height", "width"):

@@ -12,12 +12,13 @@ import torch
 from tqdm.auto import tqdm
 
 from ..core.model import Model
+from ..core.tables import markdown
 from ..core.video import to_uint8
 from .data import generator_for
 from .kept import KeptRows
-from .motion_options import add_experiment_arguments, check_experiment, load_measured
 from .motion_transfer import BATCH, Guidance, judge, rate, run_pairs, sampling_of, transfer_table
-from .report import Section, curves, markdown, write_report
+from .options import add_experiment_arguments, check_experiment, load_measured
+from .report import Section, curves, write_report
 from .shapes.captions import evaluation_prompts
 
 ABOUT = """\

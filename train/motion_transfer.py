@@ -23,11 +23,11 @@ from ..core.model import Model
 from ..core.motion import read_reference
 from ..core.motion_prior import MotionPrior, Origin, prior_latents
 from ..core.solver import sample_ddim
+from ..core.tables import markdown
 from ..core.video import from_uint8, to_uint8
 from .data import generator_for
 from .kept import KeptRows
-from .motion_options import add_experiment_arguments, check_experiment, load_measured
-from .report import markdown
+from .options import add_experiment_arguments, check_experiment, load_measured
 from .shapes.captions import COLORS, MOVES, SHAPES
 from .shapes.oracle import compare, measure
 from .shapes.world import render, sample_scene

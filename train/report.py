@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from ..core.tables import markdown as markdown
 from ..core.video import replacing
 
 if TYPE_CHECKING:

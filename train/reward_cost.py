@@ -23,12 +23,12 @@ from ..core.model import DTYPES, family_folder, resolve_family
 from ..core.reward_loss import RewardLoss
 from ..core.rewards import PAPER_WEIGHTS, Reward, RewardMixture, build_reward
 from ..core.schedule import NoiseSchedule
+from ..core.tables import markdown
 from ..core.unet import UNet3D
 from ..core.vae import VideoVAE
 from .config import RewardConfig
 from .generate import pick_device
-from .motion_options import check_minimum
-from .report import markdown
+from .options import check_minimum
 from .shapes.rewards import clip_config, new_internvideo2, write_vocabulary
 
 ABOUT = """\

@@ -17,14 +17,15 @@ from tqdm.auto import tqdm
 from ..core.model import family_folder, load, student_path
 from ..core.rewards import PAPER_WEIGHTS, Reward, load_reward, reward_path
 from ..core.rewards.loading import EMBEDDED
+from ..core.tables import markdown
 from ..core.video import from_uint8
 from .config import DistillConfig, add_config_arguments, load_config
 from .distill import STUDENT, distill
 from .kept import KeptRows
-from .motion_options import check_minimum
+from .options import check_minimum
 from .preprocess import file_hash, share_of_work, weights_of
 from .records import RecordSet
-from .report import Section, curves, markdown, write_report
+from .report import Section, curves, write_report
 from .shapes.captions import evaluation_prompts
 from .shapes.evaluate import COLUMNS, sample_clips
 from .shapes.oracle import score, summarize

@@ -23,8 +23,7 @@ from ..core.video import VIDEO_SUFFIXES, VideoError, from_uint8, iterate_video, 
 from .config import PreprocessConfig
 from .data import Clip, ClipError, list_clips, read_captions
 from .generate import pick_device
-from .motion import check_suffix
-from .motion_options import add_model_arguments
+from .options import add_model_arguments, check_suffix
 from .score_answers import Answer, as_json, as_text, means, named, write_csv
 
 # Frames of a clip that are held at once; a longer clip is seen at so many instants, evenly spaced.
@@ -286,10 +285,7 @@ def score_clip(
         parts = [chosen[i : i + CHUNK] for i in range(0, count, CHUNK)]
     pixels = (from_uint8(np.stack([frames[i] for i in part]))[None].to(reward.device) for part in parts)
     features = torch.cat([reward.encode_frames(some) for some in pixels], dim=1)  # (1, K, …)
-    scores = []
-    for prompt in prompts:
-        segments = reward.segments(prompt)
-        scores.append(reward.compare(features.expand(len(segments), *features.shape[1:]), segments).mean().item())
+    scores = reward.rate(features.expand(len(prompts), *features.shape[1:]), list(prompts)).tolist()
     if not all(map(math.isfinite, scores)):
         raise ValueError(f"{reward.info.name} gives {scores}; it needs more precision, such as --dtype fp32")
     return scores

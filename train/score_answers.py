@@ -10,8 +10,8 @@ from pathlib import Path
 from textwrap import shorten
 
 from ..core.rewards import RewardInfo
+from ..core.tables import markdown
 from ..core.video import replacing
-from .report import markdown
 
 # Characters of a prompt in a table.
 PROMPT_WIDTH = 48

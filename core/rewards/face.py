@@ -119,12 +119,15 @@ class Reward(nn.Module):
         frames = checked_frames(frames)
         check_prompts(prompts, len(frames))
         self._come_home()
+        return self.rate(self.encode_frames(widen(frames.to(self.device))), prompts).to(frames.device)
+
+    def rate(self, features: Tensor, prompts: list[str]) -> Tensor:
+        """Scores (B,) of clips that are encoded already, features (B, K, …), with a prompt each."""
         segments = [self.segments(prompt) for prompt in prompts]
         counts = [len(parts) for parts in segments]
-        features = self.encode_frames(widen(frames.to(self.device)))
         owner = torch.arange(len(prompts)).repeat_interleave(torch.tensor(counts)).to(features.device)
         scores = self.compare(features[owner], [part for parts in segments for part in parts])  # (S,)
-        return torch.stack([part.mean() for part in scores.split(counts)]).to(frames.device)
+        return torch.stack([part.mean() for part in scores.split(counts)])
 
     def segments(self, prompt: str) -> list[str]:
         """The pieces in which ``prompt`` is read: itself, or its segments where it is too long."""

@@ -15,10 +15,10 @@ import torch
 from tqdm.auto import tqdm
 
 from ...core.model import Model
+from ...core.tables import markdown
 from ...core.text import TextEncoder
 from ...core.video import from_uint8, to_uint8
 from ..kept import KeptRows
-from ..report import markdown
 from .captions import COLORS, MOVES, SHAPES, evaluation_prompts
 from .oracle import score, summarize
 from .world import render_clip

@@ -10,9 +10,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...core.rewards import Reward
+from ...core.tables import markdown
 from ...core.vae import VideoVAE
 from ...core.video import from_uint8
-from ..report import markdown
 from .damage import damages
 from .evaluate import WORDS
 from .matching import draw_clip

@@ -1,4 +1,4 @@
-"""Options and checks that the actions of ``t2v-turbo motion`` share."""
+"""Options and checks that several commands share."""
 
 from __future__ import annotations
 
@@ -67,3 +67,15 @@ def check_tau(taus: list[float]) -> None:
     for tau in taus:
         if not 0 < tau <= 1:
             raise ValueError(f"--tau {tau:g} is outside 0..1, without 0: 0.5 guides the noisier half")
+
+
+def check_suffix(name: str, path: Path, suffixes: tuple[str, ...]) -> None:
+    """Refuse a file that cannot be written, before the work.
+
+    Raises:
+        ValueError: for another suffix, a folder that does not exist, or a folder of that name.
+    """
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"{name} {path}: cannot write '{path.suffix or 'no suffix'}'; use {' or '.join(suffixes)}")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise ValueError(f"{name} {path}: is a folder or in one that does not exist; name a file in a folder that does")
