@@ -6,7 +6,11 @@ from . import CATEGORY
 from .comfy_host import host, is_reward_file
 
 # The embedded family, by what the dropdown says; saved workflows hold these names.
-EMBEDDED = {"shapes (embedded)": "default", "shapes teacher (embedded)": None}
+EMBEDDED = {
+    "shapes (embedded)": "default",
+    "shapes with motion guidance (embedded)": "mg",
+    "shapes teacher (embedded)": None,
+}
 PRECISIONS = ["auto", "fp32", "bf16", "fp16"]
 # Files of the models folder that are parts of a model, not a model to choose.
 PARTS = ("vae.safetensors", "text.safetensors")

@@ -115,7 +115,7 @@ RECIPES = {
     ),
     "reward_internvideo2": Recipe(
         TrainerConfig(
-            steps=5000, batch_size=24, lr=1e-3, warmup=200, decay=0.3, ema_decay=0.998, log_every=20, save_every=250
+            steps=8000, batch_size=24, lr=1e-3, warmup=200, decay=0.3, ema_decay=0.998, log_every=20, save_every=250
         ),
         clips=150_000,
         run=_train_reward_internvideo2,

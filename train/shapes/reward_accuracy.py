@@ -37,8 +37,8 @@ def evaluate_reward(reward: Reward, vae: VideoVAE, clips: int = 256, seed: int =
         clips: clips of moving shapes, half of either style; the preferences use the same scenes without noise.
         seed: of a data set that no reward was trained on.
     """
-    seen = list(islice(filter(_moves, (draw_clip(seed, i) for i in count())), clips))
-    features = _clip_features(reward, _frames(seen), "clips")
+    seen = list(islice(filter(moves, (draw_clip(seed, i) for i in count())), clips))
+    features = clip_features(reward, frames_of(seen), "clips")
     candidates = seen[:CANDIDATES]
     found = features[: len(candidates)] @ _text_features(reward, [clip.dense_caption for clip in candidates]).T
     own = torch.arange(len(candidates))
@@ -73,18 +73,18 @@ def attribute_accuracy(reward: Reward, features: Tensor, clips: Sequence[Clip]) 
 def preference_accuracy(reward: Reward, vae: VideoVAE, clips: int, seed: int) -> dict[str, float]:
     """Share of clips, by damage, whose clean frames score higher than the same frames damaged."""
     clean = [draw_clip(seed, i, clean=True) for i in range(clips)]
-    frames, text = _frames(clean), _text_features(reward, [clip.short_caption for clip in clean])
-    before = (_clip_features(reward, frames, "clean") * text).sum(-1)
+    frames, text = frames_of(clean), _text_features(reward, [clip.short_caption for clip in clean])
+    before = (clip_features(reward, frames, "clean") * text).sum(-1)
     rates = {}
     for name, damage in damages(vae).items():
         generator = torch.Generator().manual_seed(seed)
         bad = torch.cat([damage(part, generator) for part in frames.flatten(0, 1).split(BATCH)])
-        after = (_clip_features(reward, bad.unflatten(0, frames.shape[:2]), name) * text).sum(-1)
+        after = (clip_features(reward, bad.unflatten(0, frames.shape[:2]), name) * text).sum(-1)
         rates[f"prefers clean to {name}"] = (before > after).double().mean().item()
     return rates
 
 
-def _moves(clip: Clip) -> bool:
+def moves(clip: Clip) -> bool:
     return clip.scene.direction != "still"
 
 
@@ -95,11 +95,11 @@ def _place(clip: Clip) -> tuple[int, ...]:
     return tuple(options.index(words[name]) for name, options in WORDS.items())
 
 
-def _frames(clips: Sequence[Clip]) -> Tensor:
+def frames_of(clips: Sequence[Clip]) -> Tensor:
     return torch.stack([from_uint8(clip.frames) for clip in clips])  # (N, F, 3, H, W)
 
 
-def _clip_features(reward: Reward, frames: Tensor, title: str) -> Tensor:
+def clip_features(reward: Reward, frames: Tensor, title: str) -> Tensor:
     """Frames (N, F, 3, H, W) -> (N, E), such that the product with a caption's features is the score."""
     parts = tqdm(frames.split(BATCH), desc=f"{reward.info.name}: {title}", unit="batch", leave=False)
     return torch.cat([reward.encode_frames(part).mean(1) for part in parts])
