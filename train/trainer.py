@@ -188,6 +188,7 @@ class Trainer:
             shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed while it saved
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(partial))
+        self.accelerator.wait_for_everyone()  # every process writes into the folder, which is then renamed
         if self.accelerator.is_main_process:
             self._save_own_state(partial)
             shutil.rmtree(target, ignore_errors=True)
