@@ -69,7 +69,7 @@ class UNet3D(nn.Module):
         config: sizes; ``guidance_dim`` and ``motion_dim`` decide which conditions the network takes.
 
     Attributes:
-        checkpointing: recompute activations in the backward pass (about 1.3 × the time, an eighth of the memory).
+        checkpointing: recompute activations in the backward pass (more time, much less memory).
     """
 
     def __init__(self, config: UNetConfig):

@@ -252,7 +252,7 @@ class DistillConfig(TrainerConfig):
     huber_c: float = option(0.001, "width of the pseudo-Huber distance, Eq. 9", minimum=1e-8)
     target: str = option("online", "network of the target: the student itself, or an ema", choices=("online", "ema"))
     target_decay: float = option(0.95, "decay of the ema target", minimum=0)
-    gradient_checkpointing: bool = option(False, "1.3 x the time for an eighth of the activation memory")
+    gradient_checkpointing: bool = option(False, "more time for much less activation memory")
     shuffle: int = option(1024, "records are shuffled within blocks of this many, and shards as a whole", minimum=1)
     cache_gb: float = option(2.0, "records up to this size stay in memory after the first epoch", minimum=0)
     prefetch: bool = option(False, "read records in a process of its own, ahead of the training")

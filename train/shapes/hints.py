@@ -1,8 +1,8 @@
 """Labels for single patches, which teach a vision tower to see shapes and motions.
 
 Matching whole clips and captions tells a fresh tower the colours at once and nothing more: the choice among the four
-shapes stays a guess for thousands of steps. A tower whose tokens are asked, one by one, what they are a part of sees
-shapes after some hundred, and matching finds them there. The head that asks is thrown away.
+shapes was still a guess after 3,800 steps. Where the tokens are asked, one by one, what they are a part of, they begin
+to tell after some hundred steps, and matching finds the shapes there after 1,700. The head that asks is thrown away.
 """
 
 from __future__ import annotations
