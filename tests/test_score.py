@@ -265,8 +265,38 @@ def test_a_stopped_run_leaves_no_table(rewards, monkeypatch, tmp_path):
         file.write("before")
     monkeypatch.setattr(csv.DictWriter, "writerow", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     assert main(["score", "a.mp4", "--out", "scores.csv", "--device", "cpu", "--checkpoints", str(rewards)]) == 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "scores.csv"]
+    # What was scored is kept for the next time, under a name that no one takes for the table.
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".scores.csv.kept.json", "a.mp4", "scores.csv"]
     assert (tmp_path / "scores.csv").read_text() == "before"
+
+
+def test_a_stopped_run_goes_on(run, scores, monkeypatch, tmp_path):
+    os.mkdir("clips")
+    for name in "abc":
+        clip(f"clips/{name}.mp4", prompt=PROMPT)
+    whole, judged, stopped = score.score_file, [], []
+
+    def score_file(path, *rest):
+        if path.name == "c.mp4" and not stopped:
+            stopped.append(True)
+            raise KeyboardInterrupt
+        judged.append(path.name)
+        return whole(path, *rest)
+
+    monkeypatch.setattr(score, "score_file", score_file)
+    assert run("clips", "--out", "scores.csv")[0] == 130
+    assert judged == ["a.mp4", "b.mp4"]
+    assert not os.path.exists("scores.csv")
+    clip("clips/b.mp4", prompt="a blue cross")  # another clip by now
+    judged.clear()
+    assert run("clips", "--out", "scores.csv")[0] == 0
+    assert judged == ["b.mp4", "c.mp4"]
+    with open("scores.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    expected = scores("clips")
+    assert [row["prompt"] for row in rows] == [PROMPT, "a blue cross", PROMPT]
+    assert [float(row["hps"]) for row in rows] == pytest.approx([row["hps"] for row in expected], abs=1e-4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clips", "scores.csv"]
 
 
 # --- mistakes: one clear line, exit code 2, nothing written ----------

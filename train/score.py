@@ -8,7 +8,9 @@ import json
 import math
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from textwrap import shorten
 
@@ -23,6 +25,7 @@ from ..core.video import VIDEO_SUFFIXES, VideoError, from_uint8, iterate_video, 
 from .config import PreprocessConfig
 from .data import Clip, ClipError, list_clips, read_captions
 from .generate import pick_device
+from .kept import KeptRows
 from .options import add_model_arguments, check_suffix
 from .score_answers import Answer, as_json, as_text, means, named, write_csv
 
@@ -54,7 +57,8 @@ whatever --frames says. A single frame is scored as an image. A prompt beyond a 
 40) is scored in segments of whole sentences, whose mean counts, or cut off there with --long-captions truncate.
 
 Scores of one reward can be compared with each other, those of two rewards cannot. A clip that cannot be scored is named
-with the reason and the others go on; the exit code is then 1, and 2 if there is no score at all.
+with the reason and the others go on; the exit code is then 1, and 2 if there is no score at all. With --out a command
+that was stopped goes on where it was when it is given again.
 """
 
 
@@ -100,10 +104,32 @@ def run(args: argparse.Namespace) -> int:
         check_suffix("--out", args.out, (".csv",))
     questions = read_questions(args)
     rewards = load_rewards(args)
+    kept = Kept(kept_beside(args.out), judged_by(args, rewards)) if args.out else None
     answers = []
     for question in tqdm(questions, desc="score", unit="clip", disable=len(questions) < 2):
-        answers += answer(question, rewards, args.frames)
-    return tell(answers, rewards, args)
+        answers += answer(question, rewards, args.frames, kept)
+    code = tell(answers, rewards, args)
+    if args.out:
+        kept_beside(args.out).unlink(missing_ok=True)
+    return code
+
+
+def kept_beside(table: Path) -> Path:
+    """Where the scores for a table are until it is written."""
+    return table.with_name(f".{table.name}.kept.json")
+
+
+def judged_by(args: argparse.Namespace, rewards: dict[str, Reward]) -> dict:
+    """What scores depend on but for the clip and its prompts, as JSON values."""
+    family, folder = resolve_family(args.model).name, args.checkpoints
+    files = {name: stamp(Path(reward_path(name, family, folder))) for name in rewards}
+    return {"rewards": files, "frames": args.frames, "long_captions": args.long_captions, "dtype": args.dtype}
+
+
+def stamp(path: Path) -> list:
+    """Path, bytes and time of change of a file: another file has another."""
+    about = path.stat()
+    return [str(path.resolve()), about.st_size, about.st_mtime_ns]
 
 
 # --- what is asked ---------
@@ -228,24 +254,51 @@ def load_rewards(args: argparse.Namespace) -> dict[str, Reward]:
     return {name: load_reward(name, family=family, folder=folder, **options) for name in names}
 
 
-def answer(question: Question, rewards: dict[str, Reward], image_frames: int | None = None) -> list[Answer]:
+def answer(
+    question: Question, rewards: dict[str, Reward], image_frames: int | None = None, kept: Kept | None = None
+) -> list[Answer]:
     """Score a clip with each of its prompts.
 
     Args:
         image_frames: how many evenly spaced frames image rewards see; None = all, ``MOST_FRAMES`` at most.
+        kept: where scores are found and kept; None = nowhere.
     """
-    videos = any(reward.info.kind == "video" for reward in rewards.values())
-    most = max(image_frames or MOST_FRAMES, MOST_FRAMES if videos else 1)
     try:
         prompts = question.prompts or (own_prompt(question.path),)
         if not all(map(str.strip, prompts)):
             raise ClipError("its prompt is empty")
-        frames = read_evenly(question.path, most)
+        score = partial(score_file, question.path, prompts, rewards, image_frames)
+        columns = kept.get(question.path, prompts, score) if kept else score()
     except (VideoError, OSError) as error:
         return [Answer(question.name, problem=str(error))]
-    columns = {name: score_clip(reward, frames, prompts, image_frames) for name, reward in rewards.items()}
     rows = (dict(zip(columns, scores)) for scores in zip(*columns.values()))
     return [Answer(question.name, prompt, scores) for prompt, scores in zip(prompts, rows)]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Scores of a stopped command, bound to the clip, its prompts and what judged it."""
+
+    file: Path
+    judged_by: dict
+
+    def get(self, clip: Path, prompts: tuple[str, ...], score: Callable[[], dict]) -> dict[str, list[float]]:
+        """The kept scores, else those that ``score`` gives."""
+        made_from = self.judged_by | {"clip": stamp(clip), "prompts": list(prompts)}
+        return KeptRows(self.file).get(made_from, lambda: {"scores": score()})["scores"]
+
+
+def score_file(
+    path: Path, prompts: tuple[str, ...], rewards: dict[str, Reward], image_frames: int | None = None
+) -> dict[str, list[float]]:
+    """Scores by reward, one per prompt, of a clip's file.
+
+    Raises:
+        VideoError: if the file is broken.
+    """
+    videos = any(reward.info.kind == "video" for reward in rewards.values())
+    frames = read_evenly(path, max(image_frames or MOST_FRAMES, MOST_FRAMES if videos else 1))
+    return {name: score_clip(reward, frames, prompts, image_frames) for name, reward in rewards.items()}
 
 
 def read_evenly(path: Path, most: int) -> list[np.ndarray]:
