@@ -69,6 +69,7 @@ def test_records_to_a_student_that_samples(records, random_shapes, tmp_path, cap
         about = file.metadata()
     assert about["step"] == "3" and json.loads(about["records"])["solver_steps"] == 200
     assert json.loads(about["distill"])["omega_max"] == 15
+    assert str(tmp_path) not in str(about) and str(random_shapes) not in str(about)  # weights travel, folders do not
     lines = read_stats(out)
     assert len(lines) == 3 and all({"loss", "cd", "grad_norm", "lr", "seconds_per_step"} <= set(line) for line in lines)
     assert list((out / "tensorboard").iterdir())

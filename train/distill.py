@@ -22,7 +22,7 @@ from ..core.schedule import NoiseSchedule
 from ..core.unet import UNet3D
 from .config import DistillConfig, add_config_arguments, load_config, save_config
 from .distill_rewards import MEANING, RewardPart
-from .preprocess import share_of_work
+from .preprocess import file_hash, share_of_work
 from .records import RecordReader, RecordSet, iterate_batches
 from .trainer import Follower, Trainer
 
@@ -196,12 +196,20 @@ def copy_of(student: UNet3D) -> UNet3D:
 def exporter(config: DistillConfig, records: RecordSet, out: Path):
     """Writes the student with what it was made from."""
     made_from = records.made_from | {"motion": records.motion}
-    about = {"records": json.dumps(made_from), "distill": json.dumps(asdict(config))}
+    about = {"records": json.dumps(made_from), "distill": json.dumps(settings_to_publish(config))}
 
     def export(student: nn.Module, step: int) -> None:
         save_unet(student, out / STUDENT, DTYPES[config.export_dtype], step=str(step), **about)
 
     return export
+
+
+def settings_to_publish(config: DistillConfig) -> dict:
+    """The settings without the folders of this machine, which mean nothing to others; ``init`` as a hash."""
+    settings = asdict(config)
+    del settings["records"], settings["out"], settings["model"]["folder"], settings["rewards"]["paths"]
+    settings["init"] = file_hash(Path(config.init)) if config.init else None
+    return settings
 
 
 # --- the loss ---------
