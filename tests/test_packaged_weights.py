@@ -24,7 +24,7 @@ def test_students(student):
     pairs = evaluation_prompts(12)
     clips = sample_clips(load("shapes", student), [prompt for prompt, _ in pairs], steps=4)
     found = summarize([score(clip, expected) for clip, (_, expected) in zip(clips, pairs)])
-    assert found["color"] > 0.85 and found["shape"] > 0.7 and found["direction"] > 0.85
+    assert found["color"] > 0.95 and found["shape"] > 0.95 and found["direction"] > 0.9 and found["smoothness"] > 0.7
 
 
 @pytest.mark.parametrize("name", PAPER_WEIGHTS)

@@ -28,7 +28,7 @@ INTRODUCTION = [
     "student was distilled from them. The teacher needs 50 steps with two network evaluations each; the student "
     "needs 4 with one.",
     "The scores are the oracle's, which measures colour, shape and motion in the pixels. The student of this demo "
-    "saw a few hundred steps only; the shipped one was trained longer by the same commands.",
+    "saw a few hundred steps only; the shipped one was trained longer by the same commands, and then with rewards.",
 ]
 SHOWN = 6  # prompts whose clips the report shows
 
