@@ -172,7 +172,9 @@ def load_text(path: str | Path, config: TextConfig) -> TextEncoder:
 
 def own_config(metadata: dict[str, str], kind: str, path: str | Path) -> dict:
     if metadata.get("kind") != kind:
-        raise CheckpointError(f"{path}: holds a {metadata.get('kind')}, but a {kind} was expected")
+        raise CheckpointError(
+            f"{path}: holds a {metadata.get('kind')}, but a {kind} was expected; name or put there the right file"
+        )
     return json.loads(metadata["config"])
 
 

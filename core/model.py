@@ -99,6 +99,7 @@ class Model:
         tau: float = 0.5,
         callback: Callback | None = None,
         prior: MotionPrior | None = None,
+        combination: str = "released",
     ) -> Tensor:
         """Sample clean latents: few-step consistency sampling with a student, DDIM with CFG with a teacher.
 
@@ -114,6 +115,7 @@ class Model:
             motion: lambda in the paper's unit, 0 = none; None = the family's, where there is anything to guide.
             tau: fraction of the sampling that is guided, from the noisiest step on.
             prior: motion of a reference clip, for a teacher only (``motion_prior.make_prior``).
+            combination: how a prior's score enters a step, out of ``guidance.COMBINATIONS``.
 
         Returns:
             Scaled latents (B, 4, F, h, w), fp32.
@@ -133,7 +135,8 @@ class Model:
         if prior is None:
             predict = cfg_model(self.unet, *given, fps)
         else:
-            predict = motion_model(self.unet, prior, *given, self.schedule, steps, motion, tau, fps=fps)
+            settings = {"tau": tau, "combination": combination, "fps": fps}
+            predict = motion_model(self.unet, prior, *given, self.schedule, steps, motion, **settings)
         return sample_ddim(predict, noise, self.schedule, steps, callback)
 
     def check_motion(self, motion: float | None, prior: MotionPrior | None, shape: Sequence[int]) -> None:

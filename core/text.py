@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from pathlib import Path
 
 import torch
@@ -49,9 +50,16 @@ class TextEncoder(nn.Module):
 
     @property
     def tokenizer(self) -> SimpleTokenizer:
+        """Raises: ValueError: if the merges list is missing or damaged."""
         if self._tokenizer is None:
             where = {"bpe_path": str(self._merges)} if self._merges else {}
-            self._tokenizer = SimpleTokenizer(context_length=self.config.context_length, **where)
+            try:
+                self._tokenizer = SimpleTokenizer(context_length=self.config.context_length, **where)
+            except (OSError, EOFError, ValueError, zlib.error) as error:
+                raise ValueError(
+                    f"{self._merges}: cannot be read as the merges list of the text encoder ({error}); put the one "
+                    "that came with the weights there"
+                ) from error
         return self._tokenizer
 
     def tokenize(self, prompts: list[str]) -> Tensor:

@@ -22,6 +22,7 @@ __all__ = [
     "VIDEO_SUFFIXES",
     "WRITABLE_SUFFIXES",
     "VideoError",
+    "check_folder",
     "check_writable",
     "from_uint8",
     "iterate_video",
@@ -71,6 +72,15 @@ def check_writable(path: str | Path) -> Path:
         raise VideoError(f"{path}: is a folder; name a file")
     if not path.parent.is_dir():
         raise VideoError(f"{path}: the folder {path.parent} does not exist; create it first")
+    return check_folder(path)
+
+
+def check_folder(path: Path) -> Path:
+    """Fail early where the folder of ``path`` cannot be written to.
+
+    Raises:
+        VideoError: naming the path.
+    """
     probe = path.with_name(f".{path.name}.probe")
     try:
         probe.touch()

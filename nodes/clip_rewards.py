@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..core.config import SHAPES
 from ..core.rewards import REWARDS, Reward, load_reward, reward_path
-from ..core.rewards.face import check_prompts, checked_frames
+from ..core.rewards.face import checked_frames
 from ..core.tables import markdown
 from .comfy_host import host
 from .rewards import EMBEDDED, PUBLISHED_MIXTURE
@@ -75,7 +75,7 @@ def reward_files(choice: str, weights: dict[str, float]) -> dict[str, Path]:
         return {name: reward_path(name, SHAPES.name) for name in ([EMBEDDED[choice]] if EMBEDDED[choice] else mixed)}
     if choice == PUBLISHED_MIXTURE:
         return {name: published_file(name) for name in mixed}
-    path, name = host().model_path(choice), PurePath(choice).parts[1]
+    path, name = host().model_path(choice, "reward"), next(iter(PurePath(choice).parts[1:]), "")
     if name not in REWARDS:
         raise ValueError(
             f"reward: '{choice}' does not tell which reward it is; put it into one of the folders "
@@ -111,9 +111,9 @@ def score_clips(rewards: Rewards, clips: list[Tensor], prompts: list[str]) -> li
     Raises:
         ValueError: if a prompt is blank, images are missing, NaN, infinite or not in 0..1, or a score is no number.
     """
+    refuse_blank(prompts)
     several = len(clips) > 1
     frames = [clip_frames(images, f"images of clip {i}" if several else "images") for i, images in enumerate(clips)]
-    check_prompts(prompts, len(clips))
     work = [
         (name, i, part)
         for name, reward in rewards.items()
@@ -128,6 +128,14 @@ def score_clips(rewards: Rewards, clips: list[Tensor], prompts: list[str]) -> li
         parts.setdefault((name, i), []).append(checked_scores(rewards[name].network, part, prompts[i]))
         progress({"i": step})
     return [{name: torch.cat(parts[name, i]).expand(len(clip)) for name in rewards} for i, clip in enumerate(frames)]
+
+
+def refuse_blank(prompts: list[str]) -> None:
+    """Raises: ValueError: for a blank prompt, with its clip's number where clips have prompts of their own."""
+    own = len(set(prompts)) > 1
+    for i, prompt in enumerate(prompts):
+        if not prompt.strip():
+            raise ValueError(f"prompt{f' of clip {i}' if own else ''}: is empty; write what the clip shall show")
 
 
 def clip_frames(images: Tensor, what: str) -> Tensor:

@@ -114,8 +114,9 @@ class PlainHost:
     def model_files(self) -> list[str]:
         return list(listed(self.model_folders(), SUFFIXES))
 
-    def model_path(self, name: str) -> Path:
-        return chosen("model", name, self.model_folders(), SUFFIXES)
+    def model_path(self, name: str, what: str = "model") -> Path:
+        """A file of the models folder, for the input ``what``."""
+        return chosen(what, name, self.model_folders(), SUFFIXES)
 
     def motion_files(self) -> list[str]:
         return list(listed(self._motion_folders(), MOTION_SUFFIXES))
@@ -170,8 +171,14 @@ def chosen(what: str, name: str, folders: list[Path], suffixes: tuple[str, ...])
     """
     path = listed(folders, suffixes).get(name)
     if path is None:
-        raise ValueError(f"{what}: '{name}' does not lie in {' or '.join(map(str, folders))}")
+        raise not_listed(what, name, folders)
     return path
+
+
+def not_listed(what: str, name: str, folders: list[Path]) -> ValueError:
+    """What to say of a file that the dropdown ``what`` does not offer."""
+    places = " or ".join(map(str, folders))
+    return ValueError(f"{what}: '{name}' does not lie in {places}; choose one of the list, or put the file there")
 
 
 def inside(folder: Path, name: str, what: str) -> Path:
@@ -290,11 +297,8 @@ class ComfyHost:
         self.model_folders()
         return folder_paths.get_filename_list(FOLDER)
 
-    def model_path(self, name: str) -> Path:
-        import folder_paths
-
-        self.model_folders()
-        return Path(folder_paths.get_full_path_or_raise(FOLDER, name))
+    def model_path(self, name: str, what: str = "model") -> Path:
+        return self._chosen(what, name, FOLDER, self.model_files())
 
     def motion_files(self) -> list[str]:
         import folder_paths
@@ -303,11 +307,7 @@ class ComfyHost:
         return folder_paths.get_filename_list(MOTION_FOLDER)
 
     def motion_path(self, name: str) -> Path:
-        import folder_paths
-
-        if name not in self.motion_files():
-            raise ValueError(f"motion: '{name}' does not lie in {' or '.join(map(str, self._motion_folders()))}")
-        return Path(folder_paths.get_full_path_or_raise(MOTION_FOLDER, name))
+        return self._chosen("motion", name, MOTION_FOLDER, self.motion_files())
 
     def new_output(self, prefix: str, suffix: str) -> tuple[Path, str]:
         import folder_paths
@@ -316,6 +316,13 @@ class ComfyHost:
             prefix, folder_paths.get_output_directory()
         )
         return Path(folder) / f"{name}_{number:05}_{suffix}", subfolder
+
+    def _chosen(self, what: str, name: str, key: str, files: list[str]) -> Path:
+        import folder_paths
+
+        if name not in files:
+            raise not_listed(what, name, folder_paths.get_folder_paths(key))
+        return Path(folder_paths.get_full_path_or_raise(key, name))
 
     def _motion_folders(self) -> list[Path]:
         import folder_paths

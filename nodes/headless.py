@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import logging
 import sys
@@ -40,6 +41,11 @@ def create_video(images, fps) -> tuple:
 
 def load_video(file) -> tuple:
     path = PlainHost().input_path(file)
+    if not path.is_file():
+        raise ValueError(
+            f"file: '{file}' does not lie in {path.parent}; put it there, name another folder with --input FOLDER, or "
+            "another file with --set NODE.file=NAME"
+        )
     frames = read_video(path)
     return ((from_uint8(frames).movedim(1, -1), len(frames) / video_duration(path)),)
 
@@ -103,7 +109,8 @@ def run_graph(
         workflow: the same graph in UI format, for the files' ``workflow`` tag, which ComfyUI opens.
 
     Raises:
-        ValueError: for a node that is neither ours nor known here, a broken link, or a cycle.
+        ValueError: for a node that is neither ours nor known here, an input that is missing, unknown or out of range, a
+            broken link, or a cycle; before any node runs.
     """
     tags = {"prompt": json.dumps(graph)} | ({"workflow": json.dumps(workflow)} if workflow else {})
     ours = {name: getattr(node(), node.FUNCTION) for name, node in NODE_CLASS_MAPPINGS.items()}
@@ -111,10 +118,11 @@ def run_graph(
     outputs: dict[str, list[list]] = {}
     saved = []
     with torch.inference_mode(), using_folders(Folders(inputs, folder)):
-        for node_id in execution_order(graph):
+        order = execution_order(graph)
+        for node_id in order:
+            check_node(node_id, graph[node_id], known)
+        for node_id in order:
             name = graph[node_id]["class_type"]
-            if name not in known:
-                raise ValueError(f"node {node_id}: '{name}' needs ComfyUI; known here: {', '.join(known)}")
             log.info("node %s: %s", node_id, name)
             results = run_node(known[name], resolve(graph[node_id]["inputs"], outputs))
             outputs[node_id] = merge_outputs(known[name], results)
@@ -171,8 +179,53 @@ def resolve(inputs: dict, outputs: dict[str, list[list]]) -> dict[str, list]:
     return {name: outputs[value[0]][value[1]] if is_link(value) else [value] for name, value in inputs.items()}
 
 
+# --- what a node is given ----------
+
+# What values of ComfyUI's types are in Python, and in words; all other types come by links alone.
+NUMBERS = {"INT": (int, "a whole number"), "FLOAT": ((int, float), "a number")}
+OTHERS = {"STRING": (str, "text"), "BOOLEAN": (bool, "true or false")}
+
+
+def check_node(node_id: str, node: dict, known: dict[str, Callable]) -> None:
+    """Refuse a node that cannot run, as ComfyUI would: its class, the names of its inputs, the values of ours.
+
+    Raises:
+        ValueError: naming the node, the input, its value and what is allowed.
+    """
+    name, inputs = node["class_type"], node["inputs"]
+    if name not in known:
+        raise ValueError(f"node {node_id}: '{name}' needs ComfyUI; known here: {', '.join(known)}")
+    try:
+        inspect.signature(known[name]).bind(**inputs)
+    except TypeError as error:
+        raise ValueError(f"node {node_id}: {name}: {error}; inputs are what Export (API) writes for it") from error
+    declared = NODE_CLASS_MAPPINGS[name].INPUT_TYPES() if name in NODE_CLASS_MAPPINGS else {}
+    for key, (kind, options) in chain.from_iterable(group.items() for group in declared.values()):
+        if key in inputs and not is_link(inputs[key]) and (needed := refusal(inputs[key], kind, options)):
+            raise ValueError(f"node {node_id}: {name}: {key}={inputs[key]!r} is not allowed: {needed} is needed")
+
+
+def refusal(value, kind: str | list, options: dict) -> str:
+    """What an input of ComfyUI's type ``kind`` needs if it cannot take ``value``; "" if it can."""
+    if isinstance(kind, list):
+        # A dropdown of files has no default, and its node tells best what is wrong with a file.
+        fits = value in kind if "default" in options else isinstance(value, str)
+        return "" if fits else f"one of {', '.join(kind)}"
+    if kind in NUMBERS:
+        types, what = NUMBERS[kind]
+        low, high = options["min"], options["max"]
+        # False for NaN.
+        fits = isinstance(value, types) and not isinstance(value, bool) and low <= value <= high
+        return "" if fits else f"{what} from {low} to {high}"
+    types, what = OTHERS.get(kind, ((), "a link to another node"))
+    return "" if isinstance(value, types) else what
+
+
+# --- the command line ----------
+
+
 def override(graph: dict, settings: list[str]) -> dict:
-    """A copy of the graph with "node.input=value" settings put in; a value is JSON, or else text.
+    """A copy of the graph with "node.input=value" settings put in; a value is JSON, or text if the input is text.
 
     Raises:
         ValueError: for a setting that names no input of the graph.
@@ -185,11 +238,17 @@ def override(graph: dict, settings: list[str]) -> dict:
         if name not in inputs or is_link(inputs[name]):
             known = [f"{i}.{key}" for i, node in graph.items() for key, v in node["inputs"].items() if not is_link(v)]
             raise ValueError(f"--set {setting}: no such input; use NODE.INPUT=VALUE with one of {', '.join(known)}")
-        try:
-            inputs[name] = json.loads(text)
-        except json.JSONDecodeError:
-            inputs[name] = text
+        inputs[name] = read_value(text, of_text=isinstance(inputs[name], str))
     return graph
+
+
+def read_value(text: str, of_text: bool):
+    """A setting's value: JSON where it is any, but in place of text only what is text, or a link."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        return text
+    return value if not of_text or isinstance(value, str) or is_link(value) else text
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from test_rewards import SMALL, VOCABULARY, randomized, to_published
 
 from t2v_turbo.core.config import VIDEOCRAFTER2
-from t2v_turbo.core.rewards import REWARDS, bert, build_reward, load_reward, present_rewards, reward_path
+from t2v_turbo.core.rewards import REWARDS, build_reward, load_reward, present_rewards, reward_path
 from t2v_turbo.train import download
 from t2v_turbo.train.cli import main
 from t2v_turbo.train.download import DownloadError, Published
@@ -193,18 +193,6 @@ def test_a_page_is_no_vocabulary(rewards, capsys):
     assert main(["download", "internvideo2", "--endpoint", rewards.url]) == 2
     assert "vocab.txt: cannot be used" in capsys.readouterr().err
     assert [file.name for file in reward_path("internvideo2").parent.iterdir()] == ["InternVideo2-stage2_1b-224p-f4.pt"]
-
-
-def test_without_the_library_that_opens_it(rewards, monkeypatch, caplog):
-    """The check sum was right, so the file stays; a warning tells what is missing."""
-
-    def absent(*_, **__):
-        raise ImportError("needs transformers")
-
-    monkeypatch.setattr(bert, "_transformers", absent)
-    assert main(["download", "internvideo2", "--endpoint", rewards.url]) == 0
-    assert "InternVideo2-stage2_1b-224p-f4.pt was not opened: needs transformers" in caplog.text
-    assert present_rewards() == ["internvideo2"]
 
 
 def test_names_agree_with_the_loader():

@@ -16,7 +16,7 @@ from t2v_turbo.core.motion_prior import Origin, make_prior
 from t2v_turbo.core.schedule import NoiseSchedule
 from t2v_turbo.core.unet import UNet3D
 from t2v_turbo.train.cli import main
-from t2v_turbo.train.generate import distilled_motion
+from t2v_turbo.train.generate import check_grid, distilled_motion
 
 PROMPT = "a red circle moves right"
 
@@ -114,6 +114,39 @@ def test_the_teacher_follows_a_prior(generate, with_motion, tmp_path):
     assert json.loads(video.read_metadata("sized.mp4")["settings"])["motion_strength"] == 500
 
 
+def test_how_a_prior_enters_a_step_can_be_chosen(generate, with_motion, tmp_path):
+    guided = ["--teacher", "--steps", "4", "--motion", with_motion / "prior.safetensors", "--motion-strength", "1e5"]
+    for name, options in {"usual": [], **{one: ["--combination", one] for one in ("released", "equation8")}}.items():
+        assert generate(PROMPT, *guided, *options, "--out", f"{name}.mp4") == 0
+        told = json.loads(video.read_metadata(f"{name}.mp4")["settings"])["combination"]
+        assert told == ("released" if name == "usual" else name)
+    usual, released, equation8 = (video.read_video(f"{n}.mp4") for n in ("usual", "released", "equation8"))
+    assert (usual == released).all() and (usual != equation8).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [
+        ([], "try --motion-strength below 1e+30"),
+        (["--dtype", "bf16"], "try --dtype fp32, or --motion-strength below 1e+30"),
+    ],
+)
+def test_a_clip_of_no_numbers_is_not_written(generate, with_motion, tmp_path, capsys, options, remedy):
+    guided = ["--teacher", "--steps", "4", "--motion", with_motion / "prior.safetensors", "--motion-strength", "1e30"]
+    assert generate(PROMPT, *guided, *options, "--seed", "7") == 2
+    assert f"seed 7: the clip holds NaN or infinite numbers; {remedy}" in capsys.readouterr().err
+    assert files(tmp_path) == []
+
+
+def test_a_broken_network_writes_nothing_either(generate, with_motion, tmp_path, capsys):
+    student = UNet3D(SHAPES.unet.as_student())
+    next(student.parameters()).data.fill_(torch.nan)
+    save_unet(student, with_motion / "nan.safetensors")
+    assert generate(PROMPT, "--student", with_motion / "nan.safetensors", "--steps", "1") == 2
+    assert "seed 0: the clip holds NaN or infinite numbers; try a smaller --guidance" in capsys.readouterr().err
+    assert files(tmp_path) == []
+
+
 def test_a_student_with_motion_guidance_takes_lambda_and_tau(generate, with_motion, tmp_path):
     runs = {"own": [], "500": ["--motion-strength", "500"], "0": ["--motion-strength", "0"], "tau": ["--tau", "0"]}
     for name, options in runs.items():
@@ -180,7 +213,7 @@ def test_the_default_student_is_the_one_without(generate, with_motion):
 MISTAKES = {
     "no prompt": ([], "no prompt: write one"),
     "steps 0": ([PROMPT, "--steps", "0"], "--steps 0 is outside 1..200"),
-    "steps 300": ([PROMPT, "--steps", "300"], "--steps 300 is outside 1..200"),
+    "steps of a student": ([PROMPT, "--steps", "300"], "--steps 300 is outside 1..200"),
     "guidance": ([PROMPT, "--guidance", "0"], "--guidance 0 is outside"),
     "fps": ([PROMPT, "--fps", "0"], "--fps 0 is outside"),
     "size": ([PROMPT, "--height", "60"], "height=60 is not divisible by 8: use 64"),
@@ -198,6 +231,11 @@ MISTAKES = {
     "lambda without an input": ([PROMPT, "--motion-strength", "500"], "no input for it: use one that was distilled"),
     "negative lambda": ([PROMPT, "--motion-strength", "-1"], "--motion-strength -1 must be 0 or more"),
     "tau": ([PROMPT, "--tau", "1.5"], "--tau 1.5 is outside 0..1"),
+    "tau for a plain teacher": ([PROMPT, "--teacher", "--tau", "0.3"], "--tau 0.3 with --teacher needs --motion"),
+    "tau without an input": ([PROMPT, "--tau", "0.3"], "--tau 0.3 needs a student that was distilled with motion"),
+    "combination": ([PROMPT, "--teacher", "--combination", "equation8"], "--combination equation8 needs --teacher"),
+    "steps 600": ([PROMPT, "--teacher", "--steps", "600"], "would begin at timestep 599 of 999"),
+    "steps 300": ([PROMPT, "--teacher", "--steps", "300"], "use 250, which divides 1000"),
     "missing prior": ([PROMPT, "--teacher", "--motion", "none.safetensors"], "none.safetensors: no such"),
     "one file for two": ([PROMPT, PROMPT, "--out", "out.mp4"], "names one file for 2 prompts: name a folder"),
 }
@@ -211,6 +249,11 @@ def test_mistakes(generate, tmp_path, capsys, options, message):
     assert error[0].startswith("t2v-turbo generate: ")
     assert message in error[0]
     assert files(tmp_path) == []
+
+
+def test_a_teachers_usual_steps_begin_in_noise():
+    for steps in (*range(4, 65), 100, 200, 250, 500, 1000):
+        check_grid(steps)
 
 
 def test_a_prior_of_another_size_is_refused(generate, with_motion, capsys):

@@ -314,7 +314,7 @@ def test_a_published_student_without_its_teacher_says_what_is_missing(tmp_path):
 
 
 def test_a_name_outside_the_models_folder_is_refused():
-    with pytest.raises(ValueError, match="does not lie in"):
+    with pytest.raises(ValueError, match=r"model: '\.\./secret\.pt' does not lie in .*choose one of the list, or put"):
         load("../secret.pt")
 
 
@@ -350,11 +350,55 @@ def test_the_unchanged_preset_carries_its_workflow_and_numbers_its_files(tmp_pat
         ({"1": {"class_type": "KSampler", "inputs": {}}}, "node 1: 'KSampler' needs ComfyUI"),
         ({"1": {"class_type": "VAEDecode", "inputs": {"vae": ["2", 0]}}}, "does not hold: 2"),
         ({"1": {"class_type": "VAEDecode", "inputs": {"vae": ["1", 0]}}}, "circle: 1 -> 1"),
+        ({"1": {"class_type": "LoadVideo", "inputs": {}}}, "node 1: LoadVideo: missing a required argument: 'file'"),
+        ({"1": {"class_type": "T2VTurboSigmas", "inputs": {}}}, "T2VTurboSigmas: missing a required argument: 'steps'"),
+        ({"1": {"class_type": "T2VTurboSigmas", "inputs": {"steps": 4, "a": 0}}}, "unexpected keyword argument 'a'"),
     ],
 )
 def test_a_graph_that_cannot_run_says_why(graph, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         headless.run_graph(graph, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("node", "inputs", "allowed"),
+    [
+        ("T2VTurboSigmas", {"steps": 0}, "steps=0 is not allowed: a whole number from 1 to 16"),
+        ("T2VTurboSigmas", {"steps": 17}, "steps=17"),
+        ("T2VTurboSigmas", {"steps": 4.5}, "steps=4.5"),
+        ("T2VTurboSigmas", {"steps": True}, "steps=True"),
+        ("T2VTurboSigmas", {"steps": "many"}, "steps='many'"),
+        ("T2VTurboMotionGuidance", {"motion_strength": -5}, "motion_strength=-5 .* a number from 0.0 to 10000.0"),
+        ("T2VTurboMotionGuidance", {"tau": float("nan")}, "tau=nan .* a number from 0.0 to 1.0"),
+        ("T2VTurboMotionGuidance", {"tau": None}, "tau=None"),
+        ("T2VTurboMotionGuidance", {"tau": False}, "tau=False"),
+        ("T2VTurboMotionGuidance", {"model": "foo"}, "model='foo' is not allowed: a link to another node"),
+        ("T2VTurboSaveMotionPrior", {"filename_prefix": 5}, "filename_prefix=5 is not allowed: text is needed"),
+        ("T2VTurboLoader", {"precision": "fp8"}, "precision='fp8' is not allowed: one of auto, fp32, bf16, fp16"),
+        ("T2VTurboLoader", {"model": 5}, r"model=5 is not allowed: one of shapes \(embedded\)"),
+        ("T2VTurboSampler", {"motion_strength": 1e6}, "motion_strength=1000000.0"),  # an optional one
+    ],
+)
+def test_values_that_comfyui_would_refuse_are_refused_before_anything_runs(node, inputs, allowed, tmp_path):
+    spec = t2v_turbo.NODE_CLASS_MAPPINGS[node].INPUT_TYPES()
+    usual = {name: options.get("default", ["1", 0]) for name, (_, options) in spec["required"].items()}
+    graph = {"1": {"class_type": "LoadVideo", "inputs": {"file": "none.mp4"}}}
+    graph["7"] = {"class_type": node, "inputs": usual | inputs}
+    with pytest.raises(ValueError, match=f"node 7: {node}: {allowed}"):
+        headless.run_graph(graph, tmp_path)
+
+
+def test_a_value_out_of_a_link_is_not_checked(tmp_path):
+    graph = {"1": {"class_type": "PrimitiveStringMultiline", "inputs": {"value": 20}}}
+    graph["2"] = {"class_type": "T2VTurboSigmas", "inputs": {"steps": ["1", 0]}}
+    assert headless.run_graph(graph, tmp_path) == []
+
+
+def test_a_setting_keeps_text_text():
+    graph = {"1": {"class_type": "a", "inputs": {"text": "red", "steps": 4}}}
+    for text, expected in (("5", "5"), ("true", "true"), ('"blue"', "blue"), ('["2", 0]', ["2", 0]), ("a b", "a b")):
+        assert headless.override(graph, [f"1.text={text}"])["1"]["inputs"]["text"] == expected
+    assert headless.override(graph, ["1.steps=5"])["1"]["inputs"]["steps"] == 5
 
 
 def test_a_saved_file_stays_inside_its_folder(tmp_path):

@@ -240,7 +240,7 @@ def test_the_score_preset_scores_a_native_video(server):
     graph = preset(name="score_video")
     graph["4"]["inputs"]["prompt"] = " "
     error = error_of(server.run(graph))
-    assert error["node_type"] == "T2VTurboRewardScorer" and "prompt 0 is empty" in error["exception_message"]
+    assert error["node_type"] == "T2VTurboRewardScorer" and "prompt: is empty" in error["exception_message"]
 
 
 def best_of_graph(**changes):

@@ -319,7 +319,7 @@ def test_motions_of_the_input_folder_are_safetensors_of_ours(motion, folders):
 def test_a_motion_stays_inside_its_folders(motion, folders, name):
     motion.save(folders.input.parent / "secret.safetensors")
     torch.save({}, folders.input / "pickle.pt")
-    with pytest.raises(ValueError, match=f"motion: '{name}' does not lie in"):
+    with pytest.raises(ValueError, match=f"motion: '{name}' does not lie in .*choose one of the list, or"):
         run("T2VTurboLoadMotionPrior", motion=name)
     with pytest.raises(ValueError, match="leads out of"):
         run("T2VTurboSaveMotionPrior", motion=motion, filename_prefix="../motion")
@@ -395,6 +395,23 @@ def test_the_preset_runs_without_comfyui(tmp_path, capsys):
     assert headless.main([str(PRESET), *paths, "--set", *settings, "10.motion_strength=0"]) == 0
     other = capsys.readouterr().out.strip()
     assert (headless.read_video(path) != headless.read_video(other)).any(), "the motion changes the clip"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["8.method=foo"], "node 8: T2VTurboMotionPrior: method='foo' is not allowed: one of inversion, noise"),
+        (["8.inversion_steps=7"], "inversion_steps='7' is not allowed: one of 200, 100, 50, 25"),
+        (["8.timestep=1000", "8.method=noise"], "timestep=1000 is not allowed: a whole number from -1 to 999"),
+        (["10.motion_strength=-5"], "motion_strength=-5 is not allowed: a number from 0.0 to 10000.0"),
+        ([], "put it there, name another folder with --input FOLDER, or another file with --set NODE.file=NAME"),
+    ],
+)
+def test_a_mistake_in_the_preset_is_one_line(tmp_path, capsys, settings, message):
+    folders = ["--out", str(tmp_path), "--input", str(tmp_path)]
+    assert headless.main([str(PRESET), *folders, "--set", *settings]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
 
 
 def test_a_graph_saves_a_motion_and_another_loads_it(tmp_path):

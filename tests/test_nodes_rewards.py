@@ -144,7 +144,7 @@ def test_missing_wrong_and_misplaced_files_are_named(tmp_path, weights):
     put_files(tmp_path, weights)
     with pytest.raises(ValueError, match=r"mixture needs .*HPS_v2\.1_compressed\.pt; put the file there, or set hps_w"):
         rewards(PUBLISHED_MIXTURE)
-    with pytest.raises(ValueError, match="does not lie in"):
+    with pytest.raises(ValueError, match=r"reward: 'rewards/hps/gone.* does not lie in .*choose one of the list"):
         rewards("rewards/hps/gone.safetensors")
     with pytest.raises(ValueError, match="does not lie in"):
         rewards("../secret.safetensors")
@@ -155,9 +155,10 @@ def test_missing_wrong_and_misplaced_files_are_named(tmp_path, weights):
     save_network({"a": torch.zeros(1)}, folder / "other.safetensors", "reward", {}, torch.float32, {"name": "clip"})
     with pytest.raises(CheckpointError, match="holds the reward 'clip', but 'hps' was expected"):
         rewards("rewards/hps/other.safetensors")
-    shutil.copy(folder / "mine.safetensors", tmp_path / "rewards")
-    with pytest.raises(ValueError, match=r"does not tell which reward it is; put it into .*rewards/hps"):
-        rewards("rewards/mine.safetensors")
+    for place in ("rewards/", ""):
+        shutil.copy(folder / "mine.safetensors", tmp_path / place)
+        with pytest.raises(ValueError, match=r"does not tell which reward it is; put it into .*rewards/hps"):
+            rewards(f"{place}mine.safetensors")
 
 
 def test_missing_embedded_weights_are_named(tmp_path, monkeypatch):
@@ -224,7 +225,7 @@ def test_overshoot_is_clamped_and_alpha_ignored():
         (clip() * 255, PROMPT, r"images: frames from .* 0\.\.1 is needed"),
         (clip() * 2 - 1, PROMPT, r"images: frames from .* 0\.\.1 is needed"),
         (clip()[:0], PROMPT, "images: frames of shape .* nothing empty"),
-        (clip(), " \n", "prompt 0 is empty: a score needs a caption"),
+        (clip(), " \n", "^prompt: is empty; write what the clip shall show"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(images, prompt, message):
@@ -308,8 +309,10 @@ def test_mistakes_with_several_clips_name_the_clip():
         best_of([clip()], frames=3)
     with pytest.raises(ValueError, match="prompt: 2 prompts for 3 clips"):
         best_of([clip()] * 3, [PROMPT] * 2)
-    with pytest.raises(ValueError, match="prompt 0 is empty"):
-        best_of([clip()], [""])
+    with pytest.raises(ValueError, match=r"^prompt of clip 1: is empty; write what the clip shall show"):
+        best_of([clip()] * 2, [PROMPT, " "])
+    with pytest.raises(ValueError, match=r"^prompt: is empty"):
+        best_of([clip()] * 2, [""])
 
 
 # --- several clips out of one latent ----------
@@ -366,7 +369,11 @@ def test_score_video_scores_a_file(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "| reward | score | weight | unit |" and len(lines) == 6
     assert headless.main([str(preset("score_video")), *folders, "--set", "4.prompt="]) == 2
-    assert "prompt 0 is empty" in capsys.readouterr().err
+    assert "prompt: is empty" in capsys.readouterr().err
+    settings = {"3.reward=foo": "reward: 'foo' does not lie in", "3.hps_weight=nan": "hps_weight='nan' is not allowed"}
+    for setting, message in (settings | {"3.hps_weight=-1": "a number from 0.0 to 10.0"}).items():
+        assert headless.main([str(preset("score_video")), *folders, "--set", setting]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_nodes_without_lists_run_once_for_every_entry():

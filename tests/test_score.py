@@ -1,6 +1,7 @@
 """``t2v-turbo score`` and ``generate --best-of`` as a user calls them, with small random reward models in a folder."""
 
 import csv
+import gzip
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import pytest
 import torch
 from test_rewards import LONG, SMALL, VOCABULARY, randomized
 
+from t2v_turbo.core.model import PACKAGED_WEIGHTS
 from t2v_turbo.core.rewards import PAPER_WEIGHTS, build_reward, load_mixture, load_reward, reward_path, save_reward
 from t2v_turbo.core.video import from_uint8, iterate_video, read_metadata, read_video, write_video
 from t2v_turbo.train import score
@@ -266,7 +268,7 @@ def test_a_stopped_run_leaves_no_table(rewards, monkeypatch, tmp_path):
     monkeypatch.setattr(csv.DictWriter, "writerow", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     assert main(["score", "a.mp4", "--out", "scores.csv", "--device", "cpu", "--checkpoints", str(rewards)]) == 2
     # What was scored is kept for the next time, under a name that no one takes for the table.
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".scores.csv.kept.json", "a.mp4", "scores.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".scores.csv.kept", "a.mp4", "scores.csv"]
     assert (tmp_path / "scores.csv").read_text() == "before"
 
 
@@ -309,7 +311,8 @@ MISTAKES = {
     "empty prompt": (["a.mp4", ""], "prompt 1 is empty"),
     "blank prompt": (["a.mp4", PROMPT, "--prompt", "  "], "prompt 2 is empty"),
     "no prompt": (["a.mp4"], "a.mp4: no prompt in its tags, and no caption: neither a.txt nor a.json has one"),
-    "missing prompts": (["a.mp4", "--prompts", "none.txt"], "none.txt"),
+    "missing prompts": (["a.mp4", "--prompts", "none.txt"], "--prompts none.txt: cannot be read"),
+    "prompts that are no text": (["a.mp4", "--prompts", "a.mp4"], "--prompts a.mp4: cannot be read"),
     "no prompts": (["a.mp4", "--prompts", "empty.txt"], "empty.txt: holds no prompt"),
     "no videos": (["empty"], "empty: holds no videos"),
     "unknown reward": (["a.mp4", PROMPT, "--rewards", "nice"], "unknown reward 'nice'; known are hps"),
@@ -323,9 +326,11 @@ MISTAKES = {
     "out": (["a.mp4", PROMPT, "--out", "scores.xls"], "cannot write '.xls'; use .csv"),
     "out in no folder": (["a.mp4", PROMPT, "--out", "none/scores.csv"], "none/scores.csv"),
     "table and prompt": (["a.mp4", PROMPT, "--table", "captions.csv"], "--table has the prompts"),
-    "missing table": (["empty", "--table", "none.csv"], "none.csv"),
+    "missing table": (["empty", "--table", "none.csv"], "none.csv: no such file; it is looked for here and"),
     "table without columns": (["--table", "wrong.csv"], "wrong.csv: a first line file,prompt"),
-    "table of missing clips": (["--table", "captions.csv"], "none of 2 clips can be scored: x.mp4"),
+    "table of missing clips": (["--table", "captions.csv"], "none of 2 clips can be scored: x.mp4: no such video"),
+    "the same with --out": (["--table", "captions.csv", "--out", "o.csv"], "be scored: x.mp4: no such video file"),
+    "out that cannot be written": (["a.mp4", PROMPT, "--out", "/proc/o.csv"], "/proc/o.csv: cannot write here"),
     "path outside": (["--table", "outside.csv"], "outside.csv, row 1: ../a.mp4 leaves the folder"),
 }
 
@@ -345,6 +350,30 @@ def test_mistakes(run, tmp_path, words, message):
     assert line.startswith("t2v-turbo score: ") and not (bar and words[0] != "--table")
     assert message in line
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_table_that_names_clips_twice_is_no_matrix(run):
+    """Four rows of two clips and two prompts, but not all pairs."""
+    clip("a.mp4")
+    clip("b.mp4", seed=1)
+    with open("twice.csv", "w") as file:
+        file.write(f"file,prompt\na.mp4,{PROMPT}\na.mp4,{PROMPT}\nb.mp4,{OTHER}\nb.mp4,{OTHER}\n")
+    code, out, _ = run("--table", "twice.csv", "--rewards", "hps")
+    assert code == 0
+    assert [row[0] for row in rows_of(out)[2:6]] == ["a.mp4", "a.mp4", "b.mp4", "b.mp4"]
+
+
+@pytest.mark.parametrize("content", [None, b"no gzip", gzip.compress(b"x")[:-6]])
+def test_a_damaged_merges_list_is_not_the_clips_fault(run, tmp_path, content):
+    clip("a.mp4")
+    folder = tmp_path / "models"
+    folder.mkdir()
+    shutil.copy(PACKAGED_WEIGHTS / "shapes" / "reward_hps.safetensors", folder)
+    if content:
+        (folder / "merges.txt.gz").write_bytes(content)
+    code, _, error = run("a.mp4", PROMPT, "--rewards", "hps", checkpoints=folder)
+    assert code == 2
+    assert "models/merges.txt.gz: cannot be read as the merges list" in error and "a.mp4" not in error
 
 
 def test_an_empty_prompt_in_a_table(run):
@@ -378,7 +407,7 @@ def test_a_damaged_model(run, rewards, tmp_path):
 
 def test_a_missing_library_is_told(run, monkeypatch):
     clip("a.mp4")
-    message = "needs transformers: pip install 't2v-turbo[rewards]'"
+    message = "No module named 'tokenizers'"
 
     def absent(*_, **__):
         raise ImportError(message)
@@ -487,13 +516,15 @@ def test_weights_of_rewards():
     assert read_weights("hps, internvideo2") == {"hps": 0.2, "internvideo2": 0.5}
     assert read_weights("hps:1,pickscore:0.05") == {"hps": 1.0, "pickscore": 0.05}
     for text, message in (("", "names no reward"), ("nice", "unknown reward"), ("hps,pickscore", "no weight for it"),
-                          ("hps:much", "is no number"), ("hps,hps", "twice")):  # fmt: skip
+                          ("hps:much", "is no number"), ("hps,hps", "twice"), ("hps:-1", "hps:-1 is below 0"),
+                          ("hps:0,clip:0", "all weights are 0")):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             read_weights(text)
 
 
 BEST_OF_MISTAKES = {
     "no number": (["--reward", "hps"], "say how many with --best-of 8"),
+    "no name": (["--best-of", "2", "--reward", ""], "names no reward"),
     "zero": (["--best-of", "0"], "--best-of 0 must be 1 or more"),
     "unknown": (["--best-of", "2", "--reward", "nice"], "unknown reward 'nice'"),
     "unknown model": (["--best-of", "2", "--model", "sora"], "unknown model 'sora'"),

@@ -443,7 +443,7 @@ def test_a_missing_reward_is_named_with_the_remedy(config):
     with pytest.raises(CheckpointError, match=r"nowhere\.pt: no such checkpoint file; check the path"):
         distill.distill(rewarded(config, paths="clip:/tmp/nowhere.pt"))
     with pytest.raises(CheckpointError, match=r"reward_imagereward\.safetensors.*'imagereward'.*`t2v-turbo download"):
-        distill.distill(rewarded(config, models="imagereward"))
+        distill.distill(rewarded(config, models="imagereward:0.1"))
     assert not Path(config.out).exists()
 
 
@@ -455,7 +455,10 @@ def test_a_missing_reward_is_named_with_the_remedy(config):
         ("models=clip:nan", "is no number"),
         ("models=clip,clip:1", "names clip twice"),
         ("ceilings=hps", "rewards.ceilings: hps: is no number"),
-        ("every=0", "every=0 is too small"),
+        ("models=clip:-1", "rewards.models: clip:-1 is below 0"),
+        ("models=pickscore", "rewards.models: pickscore: the paper has no weight for it"),
+        ("every=0", "rewards.every=0 is too small"),
+        ("teacher=.inf", "rewards.teacher=inf must be a finite number"),
         ("dtype=fp16", "choose bf16, fp32"),
         ("samples=short", "choose flagged, all"),
         ("paths=clip", "no file for clip"),
@@ -467,6 +470,24 @@ def test_wrong_settings(setting, told):
     assert told in str(error.value)
 
 
+def test_a_device_that_is_not_there(config):
+    with pytest.raises(ValueError, match=r"rewards\.device=cuda:77 cannot be used here"):
+        distill.distill(rewarded(config, device="cuda:77"))
+
+
+def test_records_without_a_sample_to_score_are_told_of(part, step, monkeypatch, caplog):
+    monkeypatch.setattr(distill_rewards, "PATIENCE", 3)
+    flags = torch.zeros(4, dtype=torch.bool)
+    for _ in range(3):
+        assert "rewards.samples=all" not in caplog.text
+        part._watch(flags)
+    assert caplog.text.count("rewards.samples=all") == 1
+    part._watch(step["use_reward"])
+    for _ in range(5):
+        part._watch(flags)
+    assert caplog.text.count("rewards.samples=all") == 1
+
+
 def test_settings_of_a_reward_that_is_not_named():
     with pytest.raises(ValueError, match=r"rewards\.ceilings: hps is not among rewards\.models=clip"):
         RewardConfig(models="clip", ceilings="hps:1")
@@ -474,8 +495,8 @@ def test_settings_of_a_reward_that_is_not_named():
 
 def test_settings():
     assert RewardConfig().weights() == {}
-    given = RewardConfig(models="hps, clip:0.3,pickscore", ceilings="clip:0.4", paths="hps:/a:b")
-    assert given.weights() == {"hps": 0.2, "clip": 0.3, "pickscore": 1.0}
+    given = RewardConfig(models="hps, clip:0.3,pickscore:0.01", ceilings="clip:0.4", paths="hps:/a:b")
+    assert given.weights() == {"hps": 0.2, "clip": 0.3, "pickscore": 0.01}
     assert given.limits() == {"clip": 0.4} and given.files() == {"hps": "/a:b"}
     paper = load_config("distill", "paper", ["records=r", "out=o"]).rewards
     assert (paper.models, paper.image_frames, paper.every, paper.batch_size) == (None, 2, 1, 1)

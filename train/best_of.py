@@ -14,9 +14,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..core.model import DTYPES, resolve_family
-from ..core.rewards import PAPER_WEIGHTS, RewardMixture, load_mixture
+from ..core.rewards import RewardMixture, load_mixture
 from ..core.rewards.registry import reward_kind
-from .config import named_values, to_number
+from .config import named_values, reward_weight
 
 
 @dataclass(frozen=True)
@@ -97,21 +97,20 @@ def read_weights(text: str) -> dict[str, float]:
     given = named_values(text, "--reward ")
     if not given:
         raise ValueError("--reward names no reward; try --reward hps")
-    return {name: _weight(name, value, len(given) == 1) for name, value in given.items()}
+    weights = {name: _weight(name, value, len(given) == 1) for name, value in given.items()}
+    if not any(weights.values()):
+        raise ValueError(f"--reward {text}: all weights are 0, so no clip is best; give one reward a weight")
+    return weights
 
 
 def _weight(name: str, value: str | None, alone: bool) -> float:
     reward_kind(name)  # refuses unknown names
-    if value is not None:
-        return to_number(value, f"--reward {name}")
-    if not alone and name not in PAPER_WEIGHTS:
-        raise ValueError(f"--reward {name}: the paper has no weight for it; give one, such as {name}:0.05")
-    return 1.0 if alone else PAPER_WEIGHTS[name]
+    return 1.0 if alone and value is None else reward_weight(name, value, "--reward ")
 
 
 def check_best_of(args: argparse.Namespace) -> None:
     """Refuse options of the contest that mean nothing, before a model is loaded."""
-    if args.best_of is None and (args.reward or args.keep_all):
+    if args.best_of is None and (args.reward is not None or args.keep_all):
         raise ValueError("--reward and --keep-all choose among several clips: say how many with --best-of 8")
     if args.best_of is not None and args.best_of < 1:
         raise ValueError(f"--best-of {args.best_of} must be 1 or more: 4 to 16 are usual")
@@ -123,7 +122,7 @@ def load_judges(args: argparse.Namespace, device: torch.device) -> RewardMixture
     Raises:
         ValueError: for a reward that is unknown, or whose file is missing or damaged.
     """
-    weights = read_weights(args.reward or "hps")
+    weights = read_weights("hps" if args.reward is None else args.reward)
     options = {"device": device, "dtype": DTYPES[args.dtype], "folder": args.checkpoints}
     return load_mixture(weights, resolve_family(args.model).name, **options)
 

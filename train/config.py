@@ -50,23 +50,28 @@ def option(
     return field(default=default, metadata=metadata)
 
 
-def check_options(config: Any) -> None:
-    """Refuse values outside the choices, below the minimum or above the maximum.
+def check_options(config: Any, section: str = "") -> None:
+    """Refuse values outside the choices, below the minimum, above the maximum, or not finite.
+
+    Args:
+        section: what stands before the settings' names, such as "rewards.".
 
     Raises:
         ValueError: naming the setting, its value and what is allowed.
     """
     for f in fields(config):
-        value, choices = getattr(config, f.name), f.metadata.get("choices")
+        value, choices, name = getattr(config, f.name), f.metadata.get("choices"), section + f.name
         minimum, maximum = f.metadata.get("minimum"), f.metadata.get("maximum")
         if value == "False" and "no" in choices:  # YAML reads a bare no as false
             setattr(config, f.name, value := "no")
         if choices and value not in choices:
-            raise ValueError(f"{f.name}={value} is unknown; choose {', '.join(choices)}")
+            raise ValueError(f"{name}={value} is unknown; choose {', '.join(choices)}")
         if minimum is not None and value is not None and not value >= minimum:
-            raise ValueError(f"{f.name}={value} is too small; it must be at least {minimum}")
+            raise ValueError(f"{name}={value} is too small; it must be at least {minimum}")
         if maximum is not None and value is not None and not value <= maximum:
-            raise ValueError(f"{f.name}={value} is too large; it must be at most {maximum}")
+            raise ValueError(f"{name}={value} is too large; it must be at most {maximum}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name}={value} must be a finite number")
 
 
 @dataclass
@@ -173,7 +178,7 @@ class RewardConfig:
     teacher: float = option(0.0, "guard: weight of the distance to the teacher in the loss; 0 = off", minimum=0)
 
     def __post_init__(self):
-        check_options(self)
+        check_options(self, "rewards.")
         known = self.weights()
         for setting, values in (("ceilings", self.limits()), ("paths", self.files())):
             strange = sorted(set(values) - set(known))
@@ -181,14 +186,9 @@ class RewardConfig:
                 raise ValueError(f"rewards.{setting}: {', '.join(strange)} is not among rewards.models={self.models}")
 
     def weights(self) -> dict[str, float]:
-        """Weight of every reward, by name; the paper's where none is given, 1 for others; {} = no rewards."""
+        """Weight of every reward, by name; the paper's where none is given; {} = no rewards."""
         given = named_values(self.models, "rewards.models")
-        for name in given:
-            reward_kind(name)
-        return {
-            name: PAPER_WEIGHTS.get(name, 1.0) if value is None else to_number(value, f"rewards.models: {name}")
-            for name, value in given.items()
-        }
+        return {name: reward_weight(name, value, "rewards.models: ") for name, value in given.items()}
 
     def limits(self) -> dict[str, float]:
         """Highest raw score with a gradient, by reward."""
@@ -217,6 +217,21 @@ def named_values(text: str | None, setting: str) -> dict[str, str | None]:
             raise ValueError(f"{setting}={text}: names {name} twice")
         found[name] = value if colon else None
     return found
+
+
+def reward_weight(name: str, given: str | None, setting: str) -> float:
+    """The weight of a reward, at least 0: as given, else the paper's.
+
+    Raises:
+        ValueError: for an unknown reward, a weight that is none, or a reward that the paper has no weight for.
+    """
+    reward_kind(name)
+    if given is None and name not in PAPER_WEIGHTS:
+        raise ValueError(f"{setting}{name}: the paper has no weight for it; give one, such as {name}:0.05")
+    weight = PAPER_WEIGHTS[name] if given is None else to_number(given, f"{setting}{name}")
+    if weight < 0:
+        raise ValueError(f"{setting}{name}:{given} is below 0, which seeks the worst; use 0 or more")
+    return weight
 
 
 def to_number(text: str | None, setting: str) -> float:

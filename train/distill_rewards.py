@@ -15,10 +15,13 @@ from ..core.model import BASE_FILES, DTYPES, family_folder
 from ..core.reward_loss import Guards, RewardLoss
 from ..core.rewards import load_mixture
 from .config import ModelConfig, RewardConfig
+from .generate import pick_device
 from .records import use_reward
 
 logger = logging.getLogger(__name__)
 
+# Steps after which records without a sample to score are told of.
+PATIENCE = 20
 MEANING = """\
 With rewards the log names (in stats.jsonl and TensorBoard):
   loss                what is minimised: cd + reward_loss, and teacher_loss where rewards.teacher is set
@@ -48,11 +51,15 @@ class RewardPart:
         family: which models are the usual ones.
 
     Raises:
+        ValueError: for a device that is not there.
         CheckpointError: for a file of the autoencoder or a reward model that is missing or of another model.
     """
 
     def __init__(self, rewards: RewardConfig, model: ModelConfig, family: FamilyConfig):
+        if rewards.device != "auto":
+            pick_device(rewards.device, "rewards.device=")
         self.config, dtype = rewards, DTYPES[rewards.dtype]
+        self._without = 0  # steps so far in which no sample was flagged; None once one was
         folder = Path(model.folder) if model.folder else family_folder(family.name)
         self.vae = load_vae(folder / BASE_FILES[family.name][1], family.vae).requires_grad_(False).to(dtype=dtype)
         self.mixture = load_mixture(
@@ -92,9 +99,23 @@ class RewardPart:
             flags = torch.ones(len(origins), dtype=torch.bool)
         else:
             flags = torch.tensor([use_reward(origin) for origin in origins])
+        self._watch(flags)
         captions = [origin["caption"] for origin in origins]
         teacher, signal = distillation.teacher_x0(batch, omega), distillation.solver.alpha_bar[batch.index.cpu()]
         if self.config.offload:
             # The gradient of the prediction is there once the backward pass has left the decoder and the rewards.
             output.prediction.register_hook(lambda _: self.mixture.offload())
         return self.loss(output.prediction, captions, flags, teacher, signal, step, generator)
+
+    def _watch(self, flags: torch.Tensor) -> None:
+        """Warn where the rewards have nothing to score, which would otherwise pass unseen."""
+        if self._without is None or flags.any():
+            self._without = None
+            return
+        self._without += 1
+        if self._without == PATIENCE:
+            logger.warning(
+                "no sample of the first %d steps with rewards has a short caption, so the rewards do nothing: "
+                "preprocess short captions too, or set rewards.samples=all",
+                PATIENCE,
+            )

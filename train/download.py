@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import logging
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,8 +17,6 @@ from ..core.checkpoints import CheckpointError, read_state, select
 from ..core.model import BASE_FILES, STUDENT_FILES, models_folder
 from ..core.rewards import REWARDS, load_reward, reward_path
 from ..core.rewards.wordpiece import WordPiece
-
-log = logging.getLogger(__name__)
 
 SHA256_DIGITS = 64
 HTTP_PARTIAL = 206
@@ -195,8 +192,6 @@ def verify(path: Path, published: Published, size: int, check_sum: str) -> None:
             published.opens(path)
         except CheckpointError as error:
             problem = f"cannot be used ({error})"
-        except ImportError as error:  # of a library that is needed to open it; the check sum was right
-            log.warning("%s was not opened: %s", published.file, error)
     if problem:
         path.unlink()
         raise DownloadError(f"{published.file}: {problem}; it was removed: run the same command again")

@@ -16,15 +16,19 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..core.config import FAMILIES
+from ..core.guidance import COMBINATIONS
 from ..core.model import DTYPES, Model, family_folder, load, student_path
 from ..core.motion_prior import MotionPrior
 from ..core.rewards import RewardMixture
+from ..core.schedule import TRAIN_TIMESTEPS, solver_grid
 from ..core.tables import markdown
 from ..core.video import check_writable, to_uint8, write_video
 from .best_of import Candidate, Contest, check_best_of, load_judges, numbered, tag
 
 # Guided part of the sampling where nothing says otherwise.
 TAU = 0.5
+# A teacher's sampling must begin in noise: the least timestep, of 0..999, of its first step.
+NOISY = 900
 
 EXAMPLES = """\
 examples:
@@ -45,7 +49,8 @@ no reference; --motion-strength and --tau set its condition and are by default w
 --best-of N samples the seeds SEED, SEED+1, …, scores each clip, writes the best and prints the scores of all; the file
 keeps the winner's seed, which makes the same clip again without --best-of, and its scores. Several rewards count with
 the paper's weights (hps 0.2, clip 0.2, internvideo2 0.5), or with yours: --reward hps:1,pickscore:0.05. With --keep-all
-the others lie beside it, as NAME-seed5.mp4. A clip that cannot be scored, as it holds NaN, ends the command.
+the others lie beside it, as NAME-seed5.mp4. A clip that holds NaN ends the command. The scores are of the clip before
+it is encoded; `t2v-turbo score` of the written mp4 differs from them slightly.
 
 The written mp4 carries the prompt, the seed and all settings as tags; a gif carries them as its comment.
 """
@@ -70,6 +75,7 @@ def register(subparsers) -> None:
     parser.add_argument("--motion", type=Path, metavar="PRIOR", help="motion for the teacher to follow, a .safetensors")
     parser.add_argument("--motion-strength", type=float, metavar="LAMBDA", help="0 = none (default: the model's own)")
     parser.add_argument("--tau", type=float, help="guided part of the sampling (default: the student's own, or 0.5)")
+    parser.add_argument("--combination", choices=COMBINATIONS, help="how --motion enters a step (default: released)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same video; counts up over prompts")
     parser.add_argument("--best-of", type=int, metavar="N", help="sample N seeds and keep the clip of highest reward")
     parser.add_argument("--reward", metavar="NAME[:WEIGHT],…", help="what is best, for --best-of (default: hps)")
@@ -121,13 +127,23 @@ class Clips:
         model, args, prior = self.model, self.args, self.prior
         generator = torch.Generator().manual_seed(seed)
         noise = model.noise(1, generator, *clip_size(args, model, prior))
-        motion = {"motion": args.motion_strength, "tau": args.tau, "prior": prior}
+        motion = {"motion": args.motion_strength, "tau": args.tau, "prior": prior, "combination": args.combination}
         model.check_motion(args.motion_strength, prior, noise.shape)  # before the progress bar begins
         with tqdm(total=self.steps, desc=prompt[:40], unit="step", leave=False) as bar:
             latents = model.sample(
                 [prompt], noise, self.steps, self.guidance, generator, callback=lambda _: bar.update(), **motion
             )
-        return model.decode(latents)
+        frames = model.decode(latents)
+        # A decoder hides infinite latents: its frames are clamped.
+        if not (latents.isfinite().all() and frames.isfinite().all()):
+            raise ValueError(f"seed {seed}: the clip holds NaN or infinite numbers; try {self.remedy()}")
+        return frames
+
+    def remedy(self) -> str:
+        """What may keep numbers within their range."""
+        strength = motion_settings(self.args, self.model, self.prior).get("motion_strength")
+        smaller = f"--motion-strength below {strength:g}" if strength else "a smaller --guidance"
+        return smaller if self.args.dtype == "fp32" else f"--dtype fp32, or {smaller}"
 
     def write(self, target: Path, frames: Tensor, prompt: str, seed: int, **tags: str) -> None:
         """Write frames (1, F, 3, H, W) with the prompt, the seed, all settings and further tags."""
@@ -167,13 +183,20 @@ def keep_best(clips: Clips, judges: RewardMixture, prompt: str, seeds: range, ta
 
 
 def settle_motion(args: argparse.Namespace, model: Model) -> None:
-    """Put what a student was distilled with in place of a lambda and a tau that were not given."""
+    """Put what a student was distilled with, or else the usual, in place of motion options that were not given.
+
+    Raises:
+        ValueError: for a tau that this student cannot take.
+    """
     own = {}
+    if args.tau is not None and model.is_student and not model.unet.takes_motion:
+        raise ValueError(f"--tau {args.tau:g} needs a student that was distilled with motion guidance (--student mg)")
     if model.is_student and model.unet.takes_motion:
         folder = args.checkpoints or family_folder(model.family.name)
         own = distilled_motion(student_path(model.family.name, args.student, folder))
     args.motion_strength = own.get("motion_strength") if args.motion_strength is None else args.motion_strength
     args.tau = own.get("tau", TAU) if args.tau is None else args.tau
+    args.combination = args.combination or "released"
 
 
 def distilled_motion(path: Path) -> dict[str, float]:
@@ -214,7 +237,10 @@ def motion_settings(args: argparse.Namespace, model: Model, prior: MotionPrior |
         return {}
     strength = model.family.motion_strength if args.motion_strength is None else args.motion_strength
     settings = {"motion_strength": strength, "tau": args.tau}
-    return settings if prior is None else settings | {"motion": args.motion.name, "motion_source": prior.origin.source}
+    if prior is None:
+        return settings
+    about = {"motion": args.motion.name, "motion_source": prior.origin.source, "combination": args.combination}
+    return settings | about
 
 
 def read_prompts(prompts: list[str], file: Path | None) -> list[str]:
@@ -223,11 +249,23 @@ def read_prompts(prompts: list[str], file: Path | None) -> list[str]:
     Raises:
         ValueError: if there is none.
     """
-    lines = file.read_text(encoding="utf-8").splitlines() if file else []
+    lines = read_lines(file, "--prompts") if file else []
     found = [prompt.strip() for prompt in [*prompts, *lines] if prompt.strip()]
     if not found:
         raise ValueError('no prompt: write one, such as "a red circle moves right", or name a file with --prompts')
     return found
+
+
+def read_lines(file: Path, option: str) -> list[str]:
+    """The lines of a text file that are not blank.
+
+    Raises:
+        ValueError: if it is missing or no text.
+    """
+    try:
+        return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{option} {file}: cannot be read ({error}); name a text file in UTF-8") from error
 
 
 def check_settings(args: argparse.Namespace) -> None:
@@ -235,12 +273,25 @@ def check_settings(args: argparse.Namespace) -> None:
     limit = 1000 if args.teacher else 200
     if args.steps is not None and not 1 <= args.steps <= limit:
         raise ValueError(f"--steps {args.steps} is outside 1..{limit}: use 4 to 16 for a student, 50 for a teacher")
+    if args.teacher and args.steps is not None:
+        check_grid(args.steps)
     if args.fps is not None and not 0 < args.fps <= 240:
         raise ValueError(f"--fps {args.fps:g} is outside 0..240: use the model's own by leaving it out")
     if args.guidance is not None and not 1 <= args.guidance <= 100:
         raise ValueError(f"--guidance {args.guidance:g} is outside 1..100: 1 is no guidance, 7.5 is usual")
     check_motion_settings(args)
     check_best_of(args)
+
+
+def check_grid(steps: int) -> None:
+    """Refuse a teacher's steps whose grid leaves the noisiest timesteps out, as the clip begins in pure noise."""
+    start = int(solver_grid(steps)[-1])
+    if start < NOISY:
+        divisor = max(n for n in range(1, steps) if TRAIN_TIMESTEPS % n == 0)
+        raise ValueError(
+            f"--steps {steps} would begin at timestep {start} of {TRAIN_TIMESTEPS - 1}, where a clip is no longer pure "
+            f"noise: use {divisor}, which divides {TRAIN_TIMESTEPS}"
+        )
 
 
 def check_motion_settings(args: argparse.Namespace) -> None:
@@ -255,6 +306,10 @@ def check_motion_settings(args: argparse.Namespace) -> None:
             f"--motion-strength {args.motion_strength:g} with --teacher needs --motion and a prior, which "
             "`t2v-turbo motion extract clip.mp4` makes from a reference clip"
         )
+    if args.tau is not None and args.teacher and not args.motion:
+        raise ValueError(f"--tau {args.tau:g} with --teacher needs --motion: without a prior nothing is guided")
+    if args.combination and not args.motion:
+        raise ValueError(f"--combination {args.combination} needs --teacher --motion: it is how a prior is followed")
     if args.motion_strength is not None and not 0 <= args.motion_strength < math.inf:
         raise ValueError(f"--motion-strength {args.motion_strength:g} must be 0 or more: 500 is usual, 0 is none")
     if args.tau is not None and not 0 <= args.tau <= 1:
@@ -276,8 +331,11 @@ def output_files(prompts: list[str], out: Path, suffix: str) -> list[Path]:
     return [check_writable(out / f"{i:03d}-{slug}.{suffix}") for i, slug in enumerate(slugs)]
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str, option: str = "--device ") -> torch.device:
     """The device that ``name`` means; "auto" takes an accelerator if there is one.
+
+    Args:
+        option: how the user wrote it, for the error.
 
     Raises:
         ValueError: if torch cannot use it here.
@@ -290,4 +348,4 @@ def pick_device(name: str) -> torch.device:
         return torch.device(name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).split("\n")[0]
-        raise ValueError(f"--device {name} cannot be used here ({reason}); use cpu or auto") from error
+        raise ValueError(f"{option}{name} cannot be used here ({reason}); use cpu or auto") from error

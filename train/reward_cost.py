@@ -26,7 +26,7 @@ from ..core.schedule import NoiseSchedule
 from ..core.tables import markdown
 from ..core.unet import UNet3D
 from ..core.vae import VideoVAE
-from .config import RewardConfig
+from .config import named_values
 from .generate import pick_device
 from .options import check_minimum
 from .shapes.rewards import clip_config, new_internvideo2, write_vocabulary
@@ -125,7 +125,7 @@ class Bench:
         self.batch = random_batch(family, args.batch, self.device)
         self.flags = torch.arange(args.batch) < args.scored
         self.vae = self._frozen(VideoVAE(family.vae))
-        weights = RewardConfig(models=args.rewards).weights()
+        weights = {name: 1.0 for name in named_values(args.rewards, "--rewards")}
         plain = {name: self._frozen(random_reward(name, family.name, folder)) for name in weights}
         twins = {name: twin_of(model) for name, model in plain.items()}
         # By whether the models are checkpointed, which cannot be undone.

@@ -8,9 +8,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from textwrap import shorten
 
@@ -21,11 +19,19 @@ from tqdm.auto import tqdm
 from ..core.model import DTYPES, resolve_family
 from ..core.rewards import Reward, load_reward, present_rewards, reward_path
 from ..core.rewards.face import LONG_CAPTIONS
-from ..core.video import VIDEO_SUFFIXES, VideoError, from_uint8, iterate_video, read_metadata, video_duration
+from ..core.video import (
+    VIDEO_SUFFIXES,
+    VideoError,
+    check_folder,
+    from_uint8,
+    iterate_video,
+    read_metadata,
+    video_duration,
+)
 from .config import PreprocessConfig
 from .data import Clip, ClipError, list_clips, read_captions
-from .generate import pick_device
-from .kept import KeptRows
+from .generate import pick_device, read_lines
+from .kept import KeptLines
 from .options import add_model_arguments, check_suffix
 from .score_answers import Answer, as_json, as_text, means, named, write_csv
 
@@ -90,7 +96,10 @@ def register(subparsers) -> None:
     parser.add_argument("--table", type=Path, metavar="CSV", help="columns file,prompt; files lie in the given folder")
     parser.add_argument("--rewards", metavar="NAME,…", help="reward models (default: those that are there)")
     parser.add_argument("--frames", type=int, help=f"frames for image rewards (default: all, at most {MOST_FRAMES})")
-    parser.add_argument("--long-captions", choices=LONG_CAPTIONS, default="segments", help="what is done with them")
+    parser.add_argument(
+        "--long-captions", choices=LONG_CAPTIONS, default="segments",
+        help="a prompt beyond a model's limit: mean over its sentences' segments (default), or cut off there",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="CSV", help="write the scores to a table instead")
     parser.add_argument("--json", action="store_true", help="print the scores as JSON")
     add_model_arguments(parser)
@@ -102,9 +111,10 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--frames {args.frames} must be 1 or more")
     if args.out:
         check_suffix("--out", args.out, (".csv",))
+        check_folder(args.out)
     questions = read_questions(args)
     rewards = load_rewards(args)
-    kept = Kept(kept_beside(args.out), judged_by(args, rewards)) if args.out else None
+    kept = Kept(KeptLines(kept_beside(args.out)), judged_by(args, rewards)) if args.out else None
     answers = []
     for question in tqdm(questions, desc="score", unit="clip", disable=len(questions) < 2):
         answers += answer(question, rewards, args.frames, kept)
@@ -116,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
 
 def kept_beside(table: Path) -> Path:
     """Where the scores for a table are until it is written."""
-    return table.with_name(f".{table.name}.kept.json")
+    return table.with_name(f".{table.name}.kept")
 
 
 def judged_by(args: argparse.Namespace, rewards: dict[str, Reward]) -> dict:
@@ -164,7 +174,7 @@ def _is_clip(word: str) -> bool:
 
 
 def _lines(file: Path | None) -> list[str]:
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()] if file else []
+    lines = read_lines(file, "--prompts") if file else []
     if file and not lines:
         raise ValueError(f"--prompts {file}: holds no prompt; write one a line")
     return lines
@@ -201,6 +211,8 @@ def read_table(table: Path, folder: Path | None) -> list[Question]:
     if folder and not table.is_file():
         table = folder / table
     folder = folder or table.parent
+    if not table.is_file():
+        raise ValueError(f"--table {table}: no such file; it is looked for here and in the clips' folder")
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -264,13 +276,17 @@ def answer(
         kept: where scores are found and kept; None = nowhere.
     """
     try:
+        if not question.path.is_file():
+            raise VideoError(f"{question.path}: no such video file")
         prompts = question.prompts or (own_prompt(question.path),)
         if not all(map(str.strip, prompts)):
             raise ClipError("its prompt is empty")
-        score = partial(score_file, question.path, prompts, rewards, image_frames)
-        columns = kept.get(question.path, prompts, score) if kept else score()
+        found = kept and kept.find(question.path, prompts)
+        columns = found or score_file(question.path, prompts, rewards, image_frames)
     except (VideoError, OSError) as error:
         return [Answer(question.name, problem=str(error))]
+    if kept and not found:
+        kept.add(question.path, prompts, columns)
     rows = (dict(zip(columns, scores)) for scores in zip(*columns.values()))
     return [Answer(question.name, prompt, scores) for prompt, scores in zip(prompts, rows)]
 
@@ -279,13 +295,18 @@ def answer(
 class Kept:
     """Scores of a stopped command, bound to the clip, its prompts and what judged it."""
 
-    file: Path
+    lines: KeptLines
     judged_by: dict
 
-    def get(self, clip: Path, prompts: tuple[str, ...], score: Callable[[], dict]) -> dict[str, list[float]]:
-        """The kept scores, else those that ``score`` gives."""
-        made_from = self.judged_by | {"clip": stamp(clip), "prompts": list(prompts)}
-        return KeptRows(self.file).get(made_from, lambda: {"scores": score()})["scores"]
+    def find(self, clip: Path, prompts: tuple[str, ...]) -> dict[str, list[float]] | None:
+        """Scores by reward, one per prompt."""
+        return self.lines.find(self._made_from(clip, prompts))
+
+    def add(self, clip: Path, prompts: tuple[str, ...], scores: dict[str, list[float]]) -> None:
+        self.lines.add(self._made_from(clip, prompts), scores)
+
+    def _made_from(self, clip: Path, prompts: tuple[str, ...]) -> dict:
+        return self.judged_by | {"clip": stamp(clip), "prompts": list(prompts)}
 
 
 def score_file(

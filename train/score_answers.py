@@ -42,7 +42,8 @@ def as_text(answers: list[Answer], infos: Mapping[str, RewardInfo]) -> str:
         rows = [[name, _number(answers[0].scores[name]), info.unit, _range(info)] for name, info in infos.items()]
         return markdown([["reward", "score", "unit", "range"], *rows])
     clips, prompts = {one.name for one in answers}, {one.prompt for one in answers}
-    if min(len(clips), len(prompts)) > 1 and len(answers) == len(clips) * len(prompts):
+    pairs = {(one.name, one.prompt) for one in answers}
+    if min(len(clips), len(prompts)) > 1 and len(pairs) == len(clips) * len(prompts):
         tables = [f"{name}\n\n{markdown(matrix(answers, name))}" for name in infos]
     else:
         rows = [[one.name, _short(one.prompt), *map(_number, one.scores.values())] for one in answers]

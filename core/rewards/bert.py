@@ -18,9 +18,6 @@ class BERTText(nn.Module):
         config: sizes.
         folder: where ``config.vocabulary`` lies.
         image_width: width of the image tokens that every layer looks at (BLIP's variant); None = text alone.
-
-    Raises:
-        ImportError: if transformers is not installed.
     """
 
     def __init__(self, config: BERTConfig, folder: Path | None = None, image_width: int | None = None):
@@ -65,25 +62,19 @@ def _sizes(config: BERTConfig) -> dict:
     }
 
 
-def _transformers():
-    try:
-        import transformers
-    except ImportError as error:
-        raise ImportError(
-            "this reward model reads its captions with BERT, which needs transformers: pip install 't2v-turbo[rewards]'"
-        ) from error
-    return transformers
+# transformers is imported where it is needed: that takes seconds, and most commands have no BERT.
 
 
 def _plain_bert(config: BERTConfig) -> nn.Module:
-    library = _transformers()
-    return library.BertModel(library.BertConfig(**_sizes(config)), add_pooling_layer=False)
+    from transformers import BertConfig, BertModel
+
+    return BertModel(BertConfig(**_sizes(config)), add_pooling_layer=False)
 
 
 def _blip_bert(config: BERTConfig, image_width: int) -> nn.Module:
-    library = _transformers()
+    from transformers import BlipTextConfig
     from transformers.models.blip.modeling_blip_text import BlipTextModel
 
     special = {"bos_token_id": None, "eos_token_id": None, "sep_token_id": None, "pad_token_id": 0}
     sizes = _sizes(config) | special | {"encoder_hidden_size": image_width, "is_decoder": True}
-    return BlipTextModel(library.BlipTextConfig(**sizes), add_pooling_layer=False)
+    return BlipTextModel(BlipTextConfig(**sizes), add_pooling_layer=False)

@@ -91,14 +91,20 @@ def _present_path(name: str, family: str, folder: str | Path | None) -> Path:
     remedy = f"fetch it with `t2v-turbo download {name}`"
     if family == EMBEDDED:
         there = ", ".join(present_rewards(family, folder)) or "no rewards"
-        remedy = f"the folder holds {there}; the published one is fetched with `t2v-turbo download {name}`"
+        remedy = (
+            f"the folder holds {there}; the published one is fetched with `t2v-turbo download {name}` and belongs to "
+            "the model videocrafter2"
+        )
     raise CheckpointError(f"{path}: no such checkpoint file for the reward '{name}'; {remedy}")
 
 
 def _own_description(name: str, metadata: dict[str, str], path: Path) -> tuple[Any, RewardInfo]:
     values = own_config(metadata, "reward", path)
     if metadata.get("name") != name:
-        raise CheckpointError(f"{path}: holds the reward '{metadata.get('name')}', but '{name}' was expected")
+        raise CheckpointError(
+            f"{path}: holds the reward '{metadata.get('name')}', but '{name}' was expected; ask for that reward, or "
+            "put the right file there"
+        )
     try:
         info = json.loads(metadata["info"])
         config = config_from_dict(type(REWARDS[name].config), values)

@@ -51,7 +51,10 @@ def _read_vocabulary(path: Path):
 
     if not path.is_file():
         raise CheckpointError(f"{path}: no vocabulary; put the vocab.txt of the model's BERT beside the weights")
-    lines = path.read_text(encoding="utf-8").split("\n")
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path}: no vocabulary ({error}); fetch the model's vocab.txt again") from error
     tokens = {token.rstrip("\r"): number for number, token in enumerate(lines) if token}
     missing = {"[PAD]", "[UNK]", "[CLS]", "[SEP]"} - set(tokens)
     if missing or tokens["[PAD]"] != 0:
