@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .consistency import HUBER_C, consistency_function, pseudo_huber
-from .guidance import combine_cfg, find_combination
+from .guidance import combine_cfg, find_combination, guidance_edge
 from .schedule import NoiseSchedule
 from .solver import DDIMSolver
 from .unet import LAMBDA_UNIT, UNet3D
@@ -69,7 +69,7 @@ class ConsistencyDistillation:
 
     def lambdas(self, batch: Batch) -> Tensor:
         """lambda per sample (B,): the setting inside the guided range and where the sample's flag is set, else 0."""
-        guided = batch.index >= (1 - self.tau) * len(self.solver)
+        guided = batch.index >= guidance_edge(len(self.solver), self.tau)
         if batch.use_motion_guide is not None:
             guided = guided & batch.use_motion_guide
         return guided.float() * (self.motion if batch.score is not None else 0.0)

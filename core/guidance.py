@@ -89,18 +89,26 @@ def find_combination(name: str) -> Combination:
     return COMBINATIONS[name]
 
 
+def guidance_edge(steps: int, tau: float) -> float:
+    """The solver index (1 − tau) · steps where the guided range begins: sampling excludes it, distillation includes it.
+
+    Rounded, for in binary fractions it may come out just beside the whole number that it is.
+    """
+    return round((1 - tau) * steps, 6)
+
+
 def guided_timesteps(steps: int, tau: float = 0.5) -> list[int]:
     """Descending timesteps at which a sampling of ``steps`` is guided: what a prior for it should hold.
 
-    The noisiest fraction ``tau``, without the edge: solver index > steps − tau · steps. That is the released sampler's
-    rule; distillation includes the edge.
+    The noisiest fraction ``tau``, without the edge, as in the released sampler.
 
     Raises:
         ValueError: if tau is outside 0..1.
     """
     if not 0 <= tau <= 1:
         raise ValueError(f"tau={tau} is outside 0..1, the fraction of the sampling that is guided")
-    return [int(t) for index, t in enumerate(solver_grid(steps)) if index > steps - tau * steps][::-1]
+    edge = guidance_edge(steps, tau)
+    return [int(t) for index, t in enumerate(solver_grid(steps)) if index > edge][::-1]
 
 
 def motion_model(
@@ -138,6 +146,7 @@ def motion_model(
     prior.check(unet)
     combine, energy, solver = find_combination(combination), find_energy(energy), DDIMSolver(schedule, steps)
     guided = guided_timesteps(steps, tau) if strength else []
+    prior.warn_of_gaps(guided, steps)
     unguided = cfg_model(unet, context, empty, scale, fps)
 
     def predict(x: Tensor, t: Tensor) -> Tensor | tuple[Tensor, Tensor]:

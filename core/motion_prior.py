@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from .attention import Attention
 from .checkpoints import CheckpointError, read_state, save_tensors
 from .config import UNetConfig, unet_config_from_dict
 from .energies import Reference, TopEntries
@@ -23,11 +26,16 @@ from .schedule import SOLVER_STEPS, TRAIN_TIMESTEPS, NoiseSchedule, draw_noise
 from .solver import Callback, DDIMSolver, Denoiser, Trajectory
 from .unet import UNet3D
 
+logger = logging.getLogger(__name__)
+
 FORMAT, VERSION = "t2v-turbo motion prior", 1
 # How the reference gets its latents at a timestep.
 METHODS = ("ddim", "noise")
 # Tensors of a layer in the file, the fields of TopEntries.
 PARTS = ("index", "value")
+# Of several readings the nearest serves a timestep; where they are sparse, it should be as near as this.
+REACH = 100
+MAKE = "make one with `t2v-turbo motion extract`"
 
 
 # --- latents ----------
@@ -41,14 +49,20 @@ class PriorLatents:
     evaluations: int  # of the UNet, one per sample and step
 
 
-def inversion_steps(timesteps: Iterable[int], method: str, grid: int) -> int:
+def inversion_steps(timesteps: Sequence[int], method: str, grid: int) -> int:
     """UNet evaluations per sample that ``prior_latents`` spends.
 
     Raises:
-        ValueError: for an unknown method, or a timestep outside the grid.
+        ValueError: for an unknown method, or a timestep outside 0..999 or the grid.
     """
     if method not in METHODS:
         raise ValueError(f"unknown method '{method}' of a motion prior; known are {', '.join(METHODS)}")
+    for t in timesteps:
+        if not 0 <= t < TRAIN_TIMESTEPS:
+            raise ValueError(
+                f"timestep {t} is outside 0..{TRAIN_TIMESTEPS - 1}: name others, or leave them to the sampling's steps "
+                "and tau"
+            )
     if method == "noise":
         return 0
     solver = DDIMSolver(NoiseSchedule(), grid)
@@ -142,8 +156,27 @@ class MotionPrior:
         """The reference's attention at the timestep nearest to ``t``, the noisier of two equally near."""
         return self.references[min(self.timesteps, key=lambda there: (abs(there - t), -there))]
 
+    def warn_of_gaps(self, timesteps: Sequence[int], steps: int) -> None:
+        """Warn if a sampling of ``steps`` is guided at timesteps that are far from every reading.
+
+        Far is more than a step of the sampling and more than two steps of the readings, for two grids of one tau end
+        less than that apart; of sparse readings, more than ``REACH``. A single reading is meant for all timesteps.
+        """
+        read = self.timesteps
+        if len(read) == 1 or not timesteps:
+            return
+        spacing = min(later - earlier for earlier, later in pairwise(read))
+        distances = {t: min(abs(t - there) for there in read) for t in timesteps}
+        worst = max(distances, key=distances.get)
+        if distances[worst] > max(TRAIN_TIMESTEPS / steps, min(2 * spacing, REACH)):
+            logger.warning(
+                "the sampling is guided at timestep %d, but the nearest of the motion prior's %d readings, %d to %d, "
+                "is %d away: guidance is rough there; make the prior anew with the steps and tau of this sampling",
+                *(worst, len(read), read[0], read[-1], distances[worst]),
+            )
+
     def check(self, unet: UNet3D, shape: Sequence[int] | None = None) -> None:
-        """Whether it fits a UNet and, if given, the shape (B, C, F, H, W) of latents.
+        """Whether it fits a UNet, its layers and, if given, the shape (B, C, F, H, W) of latents.
 
         Raises:
             ValueError: naming both sides and the remedy.
@@ -157,6 +190,10 @@ class MotionPrior:
                 f"the motion prior was read by '{self.origin.family}' of architecture {fingerprint(self.config)}, this "
                 f"UNet is of {fingerprint(here)} ({differing}): make the prior anew with the model that it shall guide"
             )
+        modules = dict(unet.named_modules())
+        for layer in self.layers:
+            if not isinstance(modules.get(layer), Attention):
+                raise ValueError(f"the motion prior has a layer '{layer}' that this UNet lacks: make the prior anew")
         if shape is not None and tuple(shape[2:]) != self.size:
             raise ValueError(
                 f"the motion prior is of {_told(self.size)}, the video of {_told(shape[2:])}: make the prior anew from "
@@ -190,9 +227,7 @@ class MotionPrior:
         Raises:
             CheckpointError: if the file is missing, damaged, or no motion prior of this version.
         """
-        tensors, metadata = read_state(path)
-        if metadata.get("format") != FORMAT:
-            raise CheckpointError(f"{path}: is no motion prior; make one from a reference video")
+        tensors, metadata = _read_tensors(Path(path))
         try:
             prior = cls._from_file(tensors, json.loads(metadata["about"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -223,6 +258,23 @@ class MotionPrior:
             for layer, top in reference.items():
                 if not top.indexes(frames):
                     raise ValueError(f"layer '{layer}' at timestep {t} does not index {frames} frames")
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if path.is_dir():
+        raise CheckpointError(f"{path}: is a folder; name a motion prior, a .safetensors, in it")
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such motion prior; check the path, or {MAKE}")
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"{path}: is no motion prior, which is a .safetensors; {MAKE}")
+    try:
+        tensors, metadata = read_state(path)
+    except CheckpointError as error:
+        reason = error.__cause__ or "it is empty"
+        raise CheckpointError(f"{path}: cut off, damaged or of another kind ({reason}); {MAKE}") from error
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: is no motion prior; {MAKE}")
+    return tensors, metadata
 
 
 def _told(size: Sequence[int]) -> str:

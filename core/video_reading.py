@@ -73,8 +73,7 @@ def iterate_video(
     if (fps is not None and not fps > 0) or not start >= 0:
         raise ValueError(f"fps={fps}, start={start}: fps must be above 0, start at least 0")
     path, shape = Path(path), None
-    if not path.is_file():
-        raise VideoError(f"{path}: no such video file")
+    _check_file(path)
     shots = _pictures(path) if _is_animation(path) else _film(path, start)
     sampled = _sampled(shots, fps, start) if fps else _stored(shots, start)
     for pixels in (convert() for convert in islice(sampled, frames)):
@@ -213,11 +212,17 @@ def _decoded(path: Path, seek: float = 0.0) -> Iterator[Shot]:
         yield end if end > time else time + period, None
 
 
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise VideoError(f"{path}: is a folder; name a video file")
+    if not path.is_file():
+        raise VideoError(f"{path}: no such video file")
+
+
 @contextmanager
 def _opened(path: str | Path) -> Iterator[av.container.InputContainer]:
     path = Path(path)
-    if not path.is_file():
-        raise VideoError(f"{path}: no such video file")
+    _check_file(path)
     try:
         # Absolute, and files only: neither a name like "concat:…" nor a playlist inside may lead elsewhere.
         # Tags need not be UTF-8.

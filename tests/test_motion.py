@@ -24,7 +24,7 @@ from t2v_turbo.core.guidance import (
     motion_model,
 )
 from t2v_turbo.core.motion import by_sample, motion_layers, motion_score, probe_attention, read_reference
-from t2v_turbo.core.motion_prior import MotionPrior, Origin, make_prior, prior_latents
+from t2v_turbo.core.motion_prior import METHODS, MotionPrior, Origin, make_prior, prior_latents
 from t2v_turbo.core.schedule import NoiseSchedule
 from t2v_turbo.core.solver import DDIMSolver, Trajectory, sample_ddim
 from t2v_turbo.core.unet import LAMBDA_UNIT, UNet3D
@@ -457,6 +457,13 @@ def test_the_noised_reference_asks_nothing_of_the_network(schedule):
         prior_latents(None, x0, [], schedule)
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("t", [-1, 1000])
+def test_a_timestep_out_of_range_is_refused(schedule, method, t):
+    with pytest.raises(ValueError, match=rf"timestep {t} is outside 0\.\.999: name others"):
+        prior_latents(None, tensor(1, *SHAPE[1:]), [499, t], schedule, method, 50)
+
+
 # --- priors ----------
 
 ORIGIN = Origin("test", caption="ein Kreis, größer", source="clip.mp4", method="ddim", grid=25)
@@ -520,6 +527,10 @@ def test_a_prior_of_another_model_is_refused(unet, prior):
         prior.check(UNet3D(replace(CONFIG, model_channels=32)))
     with pytest.raises(ValueError, match=r"of 4 frames of 6x4 latents, the video of 8 frames of 6x4.*make the prior"):
         prior.check(unet, (1, 4, 8, 4, 6))
+    for layer in ("up.9.attn1", "up"):
+        renamed = {t: {layer: next(iter(found.values()))} for t, found in prior.references.items()}
+        with pytest.raises(ValueError, match=f"has a layer '{layer}' that this UNet lacks: make the prior anew"):
+            replace(prior, references=renamed).check(unet)
 
 
 def test_a_hostile_prior_file_is_refused(prior, tmp_path):
@@ -546,9 +557,21 @@ def test_a_hostile_prior_file_is_refused(prior, tmp_path):
     save_file(tensors, path)
     with pytest.raises(CheckpointError, match="is no motion prior"):
         MotionPrior.load(path)
-    path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(CheckpointError, match="truncated"):
-        MotionPrior.load(path)
+
+
+def test_what_is_no_prior_file_names_the_remedy(prior, tmp_path):
+    whole, remedy = tmp_path / "prior.safetensors", "make one with `t2v-turbo motion extract`"
+    prior.save(whole)
+    for name, content in (("cut", whole.read_bytes()[:500]), ("empty", b""), ("text", b"no tensors")):
+        (tmp_path / f"{name}.safetensors").write_bytes(content)
+        with pytest.raises(CheckpointError, match=rf"{name}\.safetensors: cut off, damaged .*{remedy}"):
+            MotionPrior.load(tmp_path / f"{name}.safetensors")
+    with pytest.raises(CheckpointError, match=rf"none: no such motion prior; .*{remedy}"):
+        MotionPrior.load(tmp_path / "none")
+    with pytest.raises(CheckpointError, match="is a folder; name a motion prior"):
+        MotionPrior.load(tmp_path)
+    with pytest.raises(CheckpointError, match=rf"clip\.mp4: is no motion prior, .*{remedy}"):
+        MotionPrior.load(whole.rename(tmp_path / "clip.mp4"))
 
 
 def test_a_prior_is_of_one_clip(unet, schedule):
@@ -587,6 +610,36 @@ def test_guided_timesteps():
     assert guided_timesteps(5, 0.0) == []
     with pytest.raises(ValueError, match=r"tau=1\.5 is outside 0\.\.1"):
         guided_timesteps(5, 1.5)
+
+
+READ = guided_timesteps(50, 0.5)
+
+
+@pytest.mark.parametrize(
+    "read, steps, tau, told",
+    [
+        (READ, 50, 0.5, None),
+        (READ, 200, 0.5, None),
+        (guided_timesteps(10, 0.7), 50, 0.5, None),
+        ([400], 50, 1.0, None),
+        (READ, 50, 0.0, None),
+        (READ, 50, 1.0, "at timestep 39, but the nearest of the motion prior's 24 readings, 539 to 999, is 500 away"),
+        (READ, 50, 0.6, "at timestep 439, but the nearest of the motion prior's 24 readings, 539 to 999, is 100 away"),
+        ([1, 999], 10, 1.0, "at timestep 499, but the nearest of the motion prior's 2 readings, 1 to 999, is 498 away"),
+    ],
+)
+def test_a_prior_that_does_not_cover_the_sampling_warns(prior, caplog, read, steps, tau, told):
+    replace(prior, references=dict.fromkeys(read, prior.at(999))).warn_of_gaps(guided_timesteps(steps, tau), steps)
+    assert [told in message for message in caplog.messages] == ([True] if told else [])
+
+
+def test_a_sampling_warns_of_gaps_once(unet, schedule, sampler_prior, caplog):
+    run_sampler(unet, schedule, sampler_prior, tau=1.0)
+    assert not caplog.messages
+    half = replace(sampler_prior, references={t: sampler_prior.at(t) for t in (799, 999)})
+    run_sampler(unet, schedule, half, tau=1.0)
+    (message,) = caplog.messages
+    assert "make the prior anew with the steps and tau of this sampling" in message
 
 
 @pytest.mark.parametrize("combination", sorted(COMBINATIONS))

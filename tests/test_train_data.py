@@ -77,8 +77,30 @@ def test_a_video_that_is_too_short_or_broken_says_so(video, tmp_path, where):
         (tmp_path / name).write_text("a wall")
     clips = dataset(tmp_path / "short.mp4", start=where)
     problems = {clips[i].clip.name: clips[i].problem for i in range(2)}
-    assert problems["short.mp4"] == "too short: 4 of 8 frames at 8 fps"
+    too_short = "too short: 4 of 8 frames at 8 fps; take a longer clip, or fewer frames"
+    assert problems["short.mp4"] == f"{tmp_path}/short.mp4: {too_short}"
     assert "broken.mp4" in problems["broken.mp4"]
+
+
+FLAGS = {
+    True: ["1", "1.0", "true", "TRUE", " yes ", "on"],
+    False: ["0", "0.0", "False", "no", "Off", "none", ""],
+}
+
+
+def test_a_table_tells_whether_motion_guides(tmp_path):
+    table = tmp_path / "table.csv"
+    for wanted, words in FLAGS.items():
+        table.write_text("relpath,text,use_motion_guide\n" + "".join(f"{word}.mp4,a wall,{word}\n" for word in words))
+        clips = data.list_clips(PreprocessConfig(videos=str(table), records="r"))
+        assert {clip.name: clip.use_motion_guide for clip in clips} == {f"{word}.mp4": wanted for word in words}
+    table.write_text("relpath,text,use_motion_guide\na.mp4,a wall,1\nb.mp4,a wall,offf\n")
+    with pytest.raises(ValueError, match=r"table\.csv, row 2: use_motion_guide=offf .*: write true or false"):
+        data.list_clips(PreprocessConfig(videos=str(table), records="r"))
+    table = table.with_suffix(".json")
+    table.write_text('[{"relpath": "a", "text": "a"}, {"relpath": "b", "text": "b", "use_motion_guide": false}]')
+    clips = data.list_clips(PreprocessConfig(videos=str(table), records="r"))
+    assert {clip.name: clip.use_motion_guide for clip in clips} == {"a": True, "b": False}
 
 
 def test_one_frame_in_full_size_is_in_memory(video, monkeypatch):

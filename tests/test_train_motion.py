@@ -5,6 +5,7 @@ Compare and memory have a file of their own.
 
 import json
 from dataclasses import replace
+from fractions import Fraction
 from itertools import product
 
 import numpy as np
@@ -15,9 +16,11 @@ from PIL import Image
 
 from t2v_turbo.core.checkpoints import save_unet
 from t2v_turbo.core.config import SHAPES
+from t2v_turbo.core.distillation import Batch, ConsistencyDistillation
 from t2v_turbo.core.guidance import cfg_model, guided_timesteps
 from t2v_turbo.core.model import load
 from t2v_turbo.core.motion_prior import MotionPrior
+from t2v_turbo.core.schedule import NoiseSchedule, solver_grid
 from t2v_turbo.core.solver import sample_ddim
 from t2v_turbo.core.tables import markdown
 from t2v_turbo.core.unet import UNet3D
@@ -28,7 +31,7 @@ from t2v_turbo.train.config import PreprocessConfig
 from t2v_turbo.train.data import generator_for
 from t2v_turbo.train.kept import KeptRows
 from t2v_turbo.train.motion_transfer import Guidance, Sampling, make_pair
-from t2v_turbo.train.scores import ScoreSettings
+from t2v_turbo.train.scores import ScoreSettings, is_guided
 from t2v_turbo.train.shapes.captions import MOVES, parse_prompt
 from t2v_turbo.train.shapes.oracle import measure
 from t2v_turbo.train.shapes.world import write_dataset
@@ -67,6 +70,14 @@ def clip(tmp_path_factory):
 SIZE = ["--frames", "4", "--height", "32", "--width", "32"]
 
 
+@pytest.fixture(scope="module")
+def prior_file(clip, random_shapes, tmp_path_factory):
+    path = tmp_path_factory.mktemp("prior") / "prior.safetensors"
+    given = ["--method", "noise", "--at", "400", "--out", str(path), "--checkpoints", str(random_shapes)]
+    assert main(["motion", "extract", str(clip), *SIZE, *given, "--device", "cpu"]) == 0
+    return path
+
+
 def test_extract_and_preview(motion, clip, model, tmp_path, capsys):
     options = ["--caption", "a red circle moves left", "--steps", "5", "--grid", "5", "--out", "p.safetensors"]
     assert motion("extract", clip, *SIZE, *options) == 0
@@ -101,13 +112,25 @@ MISTAKES = {
     "suffix": (["extract", "{clip}", "--out", "p.pt"], "--out p.pt: cannot write '.pt'; use .safetensors"),
     "folder": (["extract", "{clip}", "--out", "none/p.safetensors"], "in one that does not exist"),
     "no clip": (["extract", "none.mp4"], "none.mp4: no such video file"),
-    "too short": (["extract", "{clip}", "--frames", "99"], "too short: 8 of 99 frames"),
+    "folder of clips": (["extract", "."], ".: is a folder; name a video file"),
+    "too short": (
+        ["extract", "{clip}", "--frames", "99"],
+        "{clip}: too short: 8 of 99 frames at 8 fps; take a longer clip, or fewer frames",
+    ),
+    "start": (["extract", "{clip}", "--start", "-1"], "--start -1 is too small: it must be at least 0"),
     "size": (["extract", "{clip}", "--height", "30"], "height=30 is not divisible by 8"),
+    "no height": (["extract", "{clip}", "--height", "0"], "--height 0 is too small: it must be at least 8"),
+    "below width": (["extract", "{clip}", "--width", "-8"], "--width -8 is too small: it must be at least 8"),
+    "no sampling": (["extract", "{clip}", "--steps", "0"], "--steps 0 is outside 1..1000: use"),
     "grid": (["extract", "{clip}", "--grid", "30"], "--grid 30 does not divide 1000"),
     "tau": (["extract", "{clip}", "--tau", "0"], "guides none of them: raise --tau"),
-    "timestep": (["extract", "{clip}", "--at", "1000"], "timestep 1000 lies outside"),
-    "no prior": (["preview", "none.safetensors"], "no such checkpoint file"),
-    "picture": (["preview", "none.safetensors", "--out", "a.bmp"], "cannot write '.bmp'; use .png or .jpg"),
+    "timestep": (["extract", "{clip}", "--at", "1000"], "timestep 1000 is outside 0..999: name others"),
+    "noised": (["extract", "{clip}", "--at", "1000", "--method", "noise"], "timestep 1000 is outside 0..999"),
+    "below": (["extract", "{clip}", "--at", "400", "-1", "--method", "noise"], "timestep -1 is outside 0..999"),
+    "no prior": (["preview", "none"], "none: no such motion prior; check the path, or make one with `t2v-turbo motion"),
+    "folder of priors": (["preview", "."], ".: is a folder; name a motion prior"),
+    "clip as prior": (["preview", "{clip}"], "is no motion prior, which is a .safetensors; make one with"),
+    "picture": (["preview", "{prior}", "--out", "a.bmp"], "cannot write '.bmp'; use .png or .jpg"),
     "clips": (["cost", "--clips", "0"], "--clips 0 is too small"),
     "grids": (["cost", "--grids", "30"], "--grids 30 does not divide 1000"),
     "no videos": (["cost", "--videos", "none"], "videos=none: no such folder or table"),
@@ -128,11 +151,31 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("options", "message"), MISTAKES.values(), ids=MISTAKES)
-def test_mistakes(motion, clip, tmp_path, capsys, options, message):
-    assert motion(*(option.format(clip=clip) for option in options)) == 2
+def test_mistakes(motion, clip, prior_file, tmp_path, capsys, options, message):
+    assert motion(*(option.format(clip=clip, prior=prior_file) for option in options)) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("t2v-turbo motion: ") and message in error
+    assert error.startswith("t2v-turbo motion: ") and message.format(clip=clip) in error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_timesteps_are_given_or_left_out(motion, clip, capsys):
+    with pytest.raises(SystemExit):
+        motion("extract", clip, "--at")
+    assert "--at: expected at least one argument" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("steps", [50, 200])
+def test_the_guided_range_is_exact_everywhere(steps):
+    """Sampling, distillation and preprocessing against fractions; in floats an edge may fall beside its grid point."""
+    index, empty = torch.arange(steps), torch.zeros(steps)
+    batch, grid = Batch(empty, index, empty, empty, empty, score=empty), solver_grid(steps)
+    for percent in range(1, 100):
+        tau, edge = percent / 100, (1 - Fraction(percent, 100)) * steps
+        without, within = [i for i in range(steps) if i > edge], [i for i in range(steps) if i >= edge]
+        losses = ConsistencyDistillation(NoiseSchedule(), steps, motion=1.0, tau=tau)
+        assert guided_timesteps(steps, tau) == grid[without].tolist()[::-1]
+        assert losses.lambdas(batch).nonzero()[:, 0].tolist() == within
+        assert [i for i in range(steps) if is_guided(i, tau, losses.solver)] == within
 
 
 @pytest.mark.parametrize("action", ["extract", "preview", "cost", "sweep", "transfer", "compare", "memory"])

@@ -354,8 +354,8 @@ def test_broken_clips_are_skipped_and_named(config, mixed, capsys):
     lines = files(config)["skipped.jsonl"].decode().splitlines()
     reasons = {line["clip"]: line["reason"] for line in map(json.loads, lines)}
     assert set(reasons) == {"clip_000001.mp4", "clip_000003.mp4", "clip_000005.mp4", "notes.mp4", "short.mp4"}
-    assert "5 of 8 frames" in reasons["short.mp4"] and "no caption" in reasons["clip_000003.mp4"]
-    assert "JSON" in reasons["clip_000005.mp4"]
+    assert f"{mixed}/short.mp4: too short: 5 of 8 frames" in reasons["short.mp4"]
+    assert "no caption" in reasons["clip_000003.mp4"] and "JSON" in reasons["clip_000005.mp4"]
     used = {record.about["clip"] for record in contents(config).values()}
     assert used == {f"clip_{i:06d}.mp4" for i in (0, 2, 4, 6)}
     assert "wrote 4 records of 4 clips, skipped 5 clips (2 UNet evaluations per record)" in capsys.readouterr().out

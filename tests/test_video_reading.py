@@ -408,6 +408,6 @@ def test_what_is_no_clip(tmp_path, ten_seconds, content):
 
 def test_a_file_that_is_not_there(tmp_path):
     for use in (read_video, video_duration, read_metadata):
-        for path in (tmp_path / "none.mp4", tmp_path):
-            with pytest.raises(VideoError, match="no such video file"):
+        for path, reason in ((tmp_path / "none.mp4", "no such video file"), (tmp_path, "is a folder")):
+            with pytest.raises(VideoError, match=reason):
                 use(path)

@@ -25,7 +25,9 @@ from ..core.video import (
 )
 from .config import PreprocessConfig
 
-FALSE = ("", "0", "0.0", "false", "no", "none")
+# What a table may say in the column use_motion_guide.
+TRUE = ("1", "1.0", "true", "yes", "on")
+FALSE = ("", "0", "0.0", "false", "no", "off", "none")
 
 
 class ClipError(VideoError):
@@ -68,7 +70,7 @@ def list_clips(config: PreprocessConfig) -> list[Clip]:
     """All clips of ``config.videos``, shuffled by the seed, so that any part of the list is a fair sample.
 
     Raises:
-        ValueError: if there are none, a column is missing, or a path leaves its folder.
+        ValueError: if there are none, a column is missing, a flag is unknown, or a path leaves its folder.
     """
     source = Path(config.videos)
     if source.is_dir():
@@ -118,8 +120,10 @@ def _row_clip(row: dict, root: Path, config: PreprocessConfig, where: str) -> Cl
     if os.path.isabs(inside) or inside.split(os.sep)[0] == os.pardir:
         raise ValueError(f"{where}: the path {name} leaves the folder {root}; set video_root to a folder above both")
     captions = {"dense": text, "short": short} if text and short else {config.lone_caption: text or short}
-    flag = str(row.get("use_motion_guide", "1")).strip().lower() not in FALSE
-    return Clip(inside, root / inside, {kind: value for kind, value in captions.items() if value}, flag)
+    flag = str(row.get("use_motion_guide", "1")).strip().lower()
+    if flag not in TRUE + FALSE:
+        raise ValueError(f"{where}: use_motion_guide={flag} is neither yes nor no: write true or false")
+    return Clip(inside, root / inside, {kind: value for kind, value in captions.items() if value}, flag in TRUE)
 
 
 def fingerprint(clips: list[Clip]) -> str:
@@ -205,7 +209,8 @@ def read_frames(path: Path, frames: int, fps: float, height: int, width: int, st
     images = [_fitted(image, height, width) for image in iterate_video(path, frames, fps, start)]
     if len(images) < frames:
         begin = f" from {start:.2f} s on" if start else ""
-        raise ClipError(f"too short: {len(images)} of {frames} frames at {fps:g} fps{begin}")
+        found = f"{len(images)} of {frames} frames at {fps:g} fps{begin}"
+        raise ClipError(f"{path}: too short: {found}; take a longer clip, or fewer frames")
     return torch.stack(images)
 
 

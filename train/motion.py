@@ -11,13 +11,14 @@ from tqdm.auto import tqdm
 
 from ..core.guidance import guided_timesteps
 from ..core.model import DTYPES, Model, load
-from ..core.motion_prior import METHODS, MotionPrior, Origin, make_prior
+from ..core.motion_prior import METHODS, MotionPrior, Origin, inversion_steps, make_prior
+from ..core.schedule import TRAIN_TIMESTEPS
 from ..core.video import replacing, to_uint8
 from . import motion_compare, motion_cost, motion_memory, motion_sweep, motion_transfer
 from .config import check_inversion_grid
 from .data import generator_for, read_frames
 from .generate import pick_device
-from .options import add_model_arguments, check_suffix
+from .options import add_model_arguments, check_minimum, check_suffix
 
 EXAMPLES = """\
 examples:
@@ -34,9 +35,10 @@ The motion is in the temporal attention of the model: which frame every place of
 the timesteps that are guided. `motion <action> --help` explains an action.
 """
 EXTRACT = """\
-Read the motion of a clip into a prior. The clip is cut to the model's frames and size from --start on, encoded, and
-taken to the noisy timesteps of the sampling that the prior will guide: by DDIM inversion under its caption (method
-ddim), or by plain noise (method noise, which spares the inversion and is less exact).
+Read the motion of a clip into a prior. Consecutive frames from --start on, at the model's frame rate, are cut to the
+model's size, encoded, and taken to the noisy timesteps of the sampling that the prior will guide: by DDIM inversion
+under the clip's caption (method ddim), or by plain noise (method noise, which spares the inversion and is less exact).
+The ComfyUI node T2V-Turbo Motion Prior spreads its frames over the whole clip instead.
 """
 PREVIEW = """\
 Draw a prior, a row per layer and their mean first. The matrix tells which frame (row) attends to which (column); the
@@ -72,7 +74,7 @@ def _register_extract(actions) -> None:
     extract.add_argument("--width", type=int, help="pixels, a multiple of 8 (default: the model's own)")
     extract.add_argument("--steps", type=int, default=50, help="steps of the sampling that it will guide (default: 50)")
     extract.add_argument("--tau", type=float, default=0.5, help="part of that sampling that it will guide (0.5)")
-    extract.add_argument("--at", type=int, nargs="*", metavar="T", help="timesteps 0..999 instead of --steps and --tau")
+    extract.add_argument("--at", type=int, nargs="+", metavar="T", help="timesteps 0..999 instead of --steps and --tau")
     extract.add_argument("--method", choices=METHODS, default="ddim", help="inversion, or plain noise (default: ddim)")
     extract.add_argument("--grid", type=int, default=50, help="steps of the inversion; 200 are the authors' (50)")
     extract.add_argument("--seed", type=int, default=0, help="of the noise of --method noise")
@@ -89,12 +91,7 @@ def _register_preview(actions) -> None:
 
 
 def run_extract(args: argparse.Namespace) -> None:
-    check_suffix("--out", args.out, (".safetensors",))
-    timesteps = args.at or guided_timesteps(args.steps, args.tau)
-    if not timesteps:
-        raise ValueError(f"--tau {args.tau:g} of {args.steps} steps guides none of them: raise --tau")
-    if args.method == "ddim":
-        check_inversion_grid(args.grid, "--grid ")
+    timesteps = check_extract(args)
     model = load(args.model, None, args.checkpoints, pick_device(args.device), DTYPES[args.dtype])
     prior = extract(model, args, timesteps)
     prior.save(args.out)
@@ -103,6 +100,23 @@ def run_extract(args: argparse.Namespace) -> None:
         f"{args.out}: {frames} frames of {width}x{height} latents, {len(prior.layers)} layers at {len(prior.timesteps)}"
         f" timesteps ({prior.evaluations} UNet evaluations)"
     )
+
+
+def check_extract(args: argparse.Namespace) -> list[int]:
+    """Refuse settings out of range before a model is loaded; returns the timesteps to read at."""
+    check_suffix("--out", args.out, (".safetensors",))
+    sizes = {"--start": (args.start, 0), "--height": (args.height, 8), "--width": (args.width, 8)}
+    for name, (value, minimum) in sizes.items():
+        check_minimum(name, [] if value is None else [value], minimum)
+    if not 1 <= args.steps <= TRAIN_TIMESTEPS:
+        raise ValueError(f"--steps {args.steps} is outside 1..{TRAIN_TIMESTEPS}: use those of the sampling, 50")
+    timesteps = args.at or guided_timesteps(args.steps, args.tau)
+    if not timesteps:
+        raise ValueError(f"--tau {args.tau:g} of {args.steps} steps guides none of them: raise --tau")
+    if args.method == "ddim":
+        check_inversion_grid(args.grid, "--grid ")
+    inversion_steps(timesteps, args.method, args.grid)  # checks the timesteps
+    return timesteps
 
 
 def extract(model: Model, args: argparse.Namespace, timesteps: list[int]) -> MotionPrior:
@@ -129,9 +143,10 @@ def extract(model: Model, args: argparse.Namespace, timesteps: list[int]) -> Mot
 def run_preview(args: argparse.Namespace) -> None:
     from ..core.motion_preview import preview
 
+    prior = MotionPrior.load(args.prior)
     out = args.out or args.prior.with_suffix(".png")
     check_suffix("--out", out, PICTURES)
-    picture = to_uint8(preview(MotionPrior.load(args.prior), args.at).permute(2, 0, 1)[None])[0]
+    picture = to_uint8(preview(prior, args.at).permute(2, 0, 1)[None])[0]
     with replacing(out) as partial:
         Image.fromarray(picture).save(partial)
     print(out)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..core.energies import find_energy
-from ..core.guidance import cfg_model
+from ..core.guidance import cfg_model, guidance_edge
 from ..core.model import Model
 from ..core.motion import MotionScore, motion_score, read_reference
 from ..core.motion_prior import inversion_steps, prior_latents
@@ -43,7 +43,7 @@ class ScoreSettings:
 
 def is_guided(index: int, tau: float, solver: DDIMSolver) -> bool:
     """Whether a grid point is in the guided range, by the rule of ``ConsistencyDistillation.lambdas``."""
-    return index >= (1 - tau) * len(solver)
+    return index >= guidance_edge(len(solver), tau)
 
 
 class MotionScorer:
