@@ -80,7 +80,7 @@ class Model:
         for name, side in (("height", height), ("width", width)):
             if side < factor or side % factor:
                 nearest = max(factor, round(side / factor) * factor)
-                raise ValueError(f"{name}={side} is not divisible by {factor}: use {nearest}")
+                raise ValueError(f"{name}={side} is no positive multiple of {factor}: use {nearest}")
         if frames < 1:
             raise ValueError(f"frames={frames}: at least 1 frame is needed")
         shape = (batch, self.unet.config.in_channels, frames, height // factor, width // factor)

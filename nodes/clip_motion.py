@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..core.guidance import released
+from ..core.guidance import guidance_edge, released
 from ..core.layers import fold_frames, unfold_frames
 from ..core.motion import motion_score
 from ..core.motion_prior import MotionPrior, Origin, inversion_steps, make_prior
@@ -123,7 +123,8 @@ def motion_shift(network: FramesAsBatch, guide: MotionGuide, args: dict) -> Tens
     following = next_sigma(options["transformer_options"]["sample_sigmas"], sigma)
     schedule = NoiseSchedule()
     # A step is guided if it ends in the guided range: the rule of ``guidance.guided_timesteps``, for any schedule.
-    if not (guide.strength and following) or timestep_of(following, schedule) < (1 - guide.tau) * TRAIN_TIMESTEPS:
+    edge = guidance_edge(TRAIN_TIMESTEPS, guide.tau)
+    if not (guide.strength and following) or timestep_of(following, schedule) < edge:
         return 0.0
     t = timestep_of(sigma, schedule)
     x = unfold_frames(args["input"] / (1 + sigma**2) ** 0.5, len(args["input"]))

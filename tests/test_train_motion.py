@@ -118,7 +118,7 @@ MISTAKES = {
         "{clip}: too short: 8 of 99 frames at 8 fps; take a longer clip, or fewer frames",
     ),
     "start": (["extract", "{clip}", "--start", "-1"], "--start -1 is too small: it must be at least 0"),
-    "size": (["extract", "{clip}", "--height", "30"], "height=30 is not divisible by 8"),
+    "size": (["extract", "{clip}", "--height", "30"], "height=30 is no positive multiple of 8"),
     "no height": (["extract", "{clip}", "--height", "0"], "--height 0 is too small: it must be at least 8"),
     "below width": (["extract", "{clip}", "--width", "-8"], "--width -8 is too small: it must be at least 8"),
     "no sampling": (["extract", "{clip}", "--steps", "0"], "--steps 0 is outside 1..1000: use"),
