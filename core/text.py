@@ -53,11 +53,12 @@ class TextEncoder(nn.Module):
         """Raises: ValueError: if the merges list is missing or damaged."""
         if self._tokenizer is None:
             where = {"bpe_path": str(self._merges)} if self._merges else {}
+            source = self._merges or "open_clip's vocabulary"
             try:
                 self._tokenizer = SimpleTokenizer(context_length=self.config.context_length, **where)
             except (OSError, EOFError, ValueError, zlib.error) as error:
                 raise ValueError(
-                    f"{self._merges}: cannot be read as the merges list of the text encoder ({error}); put the one "
+                    f"{source}: cannot be read as the merges list of the text encoder ({error}); put the one "
                     "that came with the weights there"
                 ) from error
         return self._tokenizer

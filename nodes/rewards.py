@@ -29,6 +29,7 @@ def weight(name: str, what: str) -> tuple:
     return ("FLOAT", {"default": usual, "min": 0.0, "max": 10.0, "step": 0.05, "round": 0.001, "tooltip": about})
 
 
+LOADED = (REWARD, {"tooltip": "From T2V-Turbo Reward Loader."})
 PROMPT = ("STRING", {"default": "", "multiline": True, "tooltip": "What the clip shall show, of any length."})
 
 
@@ -116,7 +117,7 @@ class T2VTurboRewardScorer:
     def INPUT_TYPES(cls):
         return {
             "required": {
-                "reward": (REWARD, {"tooltip": "From T2V-Turbo Reward Loader."}),
+                "reward": LOADED,
                 "images": ("IMAGE", {"tooltip": "The frames of one clip; a single image is scored too."}),
                 "prompt": PROMPT,
             }
@@ -152,7 +153,7 @@ class T2VTurboBestOf:
     def INPUT_TYPES(cls):
         return {
             "required": {
-                "reward": (REWARD, {"tooltip": "From T2V-Turbo Reward Loader."}),
+                "reward": LOADED,
                 "images": ("IMAGE", {"tooltip": "A list of clips, or one batch of clips one after the other."}),
                 "prompt": PROMPT,
                 "frames": (

@@ -289,6 +289,8 @@ def test_a_stopped_run_goes_on(run, scores, monkeypatch, tmp_path):
     assert run("clips", "--out", "scores.csv")[0] == 130
     assert judged == ["a.mp4", "b.mp4"]
     assert not os.path.exists("scores.csv")
+    with open(".scores.csv.kept", "a") as file:
+        file.write('\n[{"clip": ["cut of')
     clip("clips/b.mp4", prompt="a blue cross")  # another clip by now
     judged.clear()
     assert run("clips", "--out", "scores.csv")[0] == 0

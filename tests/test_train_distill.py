@@ -51,7 +51,7 @@ def config(records, random_shapes, tmp_path):
 
 
 def weights(out):
-    return load_file(newest_checkpoint(out) / "model.safetensors")
+    return load_file(newest_checkpoint(Path(out)) / "model.safetensors")
 
 
 def assert_same(left, right):

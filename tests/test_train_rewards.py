@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import randomize
 from omegaconf import OmegaConf
-from safetensors.torch import load_file
+from test_train_distill import assert_same, weights
 
 from t2v_turbo.core.checkpoints import CheckpointError, load_vae, save_text, save_unet, save_vae
 from t2v_turbo.core.config import FAMILIES, SHAPES, TextConfig, UNetConfig, VAEConfig
@@ -32,7 +32,7 @@ from t2v_turbo.train.shapes.captions import evaluation_prompts
 from t2v_turbo.train.shapes.evaluate import sample_clips
 from t2v_turbo.train.shapes.rewards import write_vocabulary
 from t2v_turbo.train.shapes.world import write_dataset
-from t2v_turbo.train.trainer import newest_checkpoint, read_stats, step_generator
+from t2v_turbo.train.trainer import read_stats, step_generator
 
 VIT = ViTConfig(image_size=32, patch_size=16, width=32, heads=2, layers=1)
 TEXT = TextConfig(width=32, heads=2, layers=1, vocab_size=955, embed_dim=16, merges="merges.txt.gz")
@@ -114,16 +114,6 @@ def config(records, family, tmp_path):
 
 def rewarded(config, **settings):
     return replace(config, rewards=replace(config.rewards, **settings))
-
-
-def weights(out):
-    return load_file(newest_checkpoint(Path(out)) / "model.safetensors")
-
-
-def assert_same(left, right):
-    assert left.keys() == right.keys()
-    for name in left:
-        assert torch.equal(left[name], right[name]), name
 
 
 # --- the reward part of a step, alone ----------

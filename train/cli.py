@@ -19,7 +19,7 @@ COMMANDS = {
     "motion": ("train.motion", "motion of reference clips: extract, look at, measure"),
     "shapes": ("train.shapes.cli", "render, train and measure the embedded world"),
 }
-# A user's mistake, or an optional library that is not installed: one line, no traceback.
+# A user's mistake, or a library that is not installed: one line, no traceback.
 MISTAKES = (ValueError, OSError, ImportError)
 EXIT_MISTAKE, EXIT_INTERRUPTED = 2, 130
 

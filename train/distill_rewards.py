@@ -15,12 +15,12 @@ from ..core.model import BASE_FILES, DTYPES, family_folder
 from ..core.reward_loss import Guards, RewardLoss
 from ..core.rewards import load_mixture
 from .config import ModelConfig, RewardConfig
-from .generate import pick_device
+from .device import pick_device
 from .records import use_reward
 
 logger = logging.getLogger(__name__)
 
-# Steps after which records without a sample to score are told of.
+# Batches after which records without a sample to score are told of.
 PATIENCE = 20
 MEANING = """\
 With rewards the log names (in stats.jsonl and TensorBoard):
@@ -59,7 +59,7 @@ class RewardPart:
         if rewards.device != "auto":
             pick_device(rewards.device, "rewards.device=")
         self.config, dtype = rewards, DTYPES[rewards.dtype]
-        self._without = 0  # steps so far in which no sample was flagged; None once one was
+        self._without = 0  # batches so far without a flagged sample; None once there was one
         folder = Path(model.folder) if model.folder else family_folder(family.name)
         self.vae = load_vae(folder / BASE_FILES[family.name][1], family.vae).requires_grad_(False).to(dtype=dtype)
         self.mixture = load_mixture(
@@ -107,7 +107,7 @@ class RewardPart:
             output.prediction.register_hook(lambda _: self.mixture.offload())
         return self.loss(output.prediction, captions, flags, teacher, signal, step, generator)
 
-    def _watch(self, flags: torch.Tensor) -> None:
+    def _watch(self, flags: Tensor) -> None:
         """Warn where the rewards have nothing to score, which would otherwise pass unseen."""
         if self._without is None or flags.any():
             self._without = None
@@ -115,7 +115,7 @@ class RewardPart:
         self._without += 1
         if self._without == PATIENCE:
             logger.warning(
-                "no sample of the first %d steps with rewards has a short caption, so the rewards do nothing: "
+                "no sample of %d batches has a short caption, so the rewards do nothing: "
                 "preprocess short captions too, or set rewards.samples=all",
                 PATIENCE,
             )

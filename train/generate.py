@@ -24,6 +24,7 @@ from ..core.schedule import TRAIN_TIMESTEPS, solver_grid
 from ..core.tables import markdown
 from ..core.video import check_writable, to_uint8, write_video
 from .best_of import Candidate, Contest, check_best_of, load_judges, numbered, tag
+from .device import pick_device
 
 # Guided part of the sampling where nothing says otherwise.
 TAU = 0.5
@@ -329,23 +330,3 @@ def output_files(prompts: list[str], out: Path, suffix: str) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     slugs = [re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "clip" for prompt in prompts]
     return [check_writable(out / f"{i:03d}-{slug}.{suffix}") for i, slug in enumerate(slugs)]
-
-
-def pick_device(name: str, option: str = "--device ") -> torch.device:
-    """The device that ``name`` means; "auto" takes an accelerator if there is one.
-
-    Args:
-        option: how the user wrote it, for the error.
-
-    Raises:
-        ValueError: if torch cannot use it here.
-    """
-    if name == "auto":
-        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        return found or torch.device("cpu")
-    try:
-        torch.empty(0, device=name)
-        return torch.device(name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).split("\n")[0]
-        raise ValueError(f"{option}{name} cannot be used here ({reason}); use cpu or auto") from error

@@ -44,18 +44,23 @@ class KeptLines:
     """The same for many small results: a line is appended for each, the thousandth as fast as the first.
 
     A line that was cut off when its command was killed is made again.
+
+    Args:
+        path: of the file; it need not be there.
+        common: what all results depend on, beside what each was made from.
     """
 
-    def __init__(self, path: Path):
-        self.path = Path(path)
+    def __init__(self, path: Path, common: dict):
+        self.path, self.common = Path(path), common
         self._results = dict(self._read())
 
     def find(self, made_from: dict) -> Any | None:
         """The result that was made from exactly this (JSON values), or None."""
-        return self._results.get(_key(made_from))
+        return self._results.get(_key(self.common | made_from))
 
     def add(self, made_from: dict, result: Any) -> None:
         """Keep a JSON value; the file is made with the first."""
+        made_from = self.common | made_from
         with self.path.open("a", encoding="utf-8") as file:
             file.write("\n" + json.dumps([made_from, result]))  # a line of its own, whatever stands before
         self._results[_key(made_from)] = result

@@ -17,7 +17,7 @@ from ..core.video import replacing, to_uint8
 from . import motion_compare, motion_cost, motion_memory, motion_sweep, motion_transfer
 from .config import check_inversion_grid
 from .data import generator_for, read_frames
-from .generate import pick_device
+from .device import pick_device
 from .options import add_model_arguments, check_minimum, check_suffix
 
 EXAMPLES = """\

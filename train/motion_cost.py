@@ -19,7 +19,7 @@ from ..core.solver import DDIMSolver
 from ..core.tables import markdown
 from .config import PreprocessConfig, check_inversion_grid
 from .data import Clip, ClipDataset, DecodedClip, list_clips
-from .generate import pick_device
+from .device import pick_device
 from .kept import KeptRows
 from .options import KEPT, add_model_arguments, check_minimum, check_tau
 from .preprocess import RecordMaker, weights_of

@@ -95,7 +95,7 @@ def setting_of(args: argparse.Namespace) -> Setting:
         ValueError: for sizes that the UNet cannot have, or a device whose peak cannot be measured.
     """
     from ..core.model import DTYPES
-    from .generate import pick_device
+    from .device import pick_device
     from .options import check_minimum
 
     check_minimum("--batch", [args.batch], 2)  # one clip is one chunk

@@ -9,8 +9,9 @@ from ..core.config import FAMILIES
 from ..core.model import DTYPES, Model, family_folder, load, student_path
 from ..core.motion_prior import METHODS
 from ..core.schedule import TRAIN_TIMESTEPS
+from ..core.video import check_folder
 from .config import check_inversion_grid
-from .generate import pick_device
+from .device import pick_device
 from .preprocess import file_hash, weights_of
 
 KEPT = "a stopped run goes on from there"
@@ -73,9 +74,10 @@ def check_suffix(name: str, path: Path, suffixes: tuple[str, ...]) -> None:
     """Refuse a file that cannot be written, before the work.
 
     Raises:
-        ValueError: for another suffix, a folder that does not exist, or a folder of that name.
+        ValueError: for another suffix, a folder of that name, or a folder that does not exist or cannot be written to.
     """
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"{name} {path}: cannot write '{path.suffix or 'no suffix'}'; use {' or '.join(suffixes)}")
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise ValueError(f"{name} {path}: is a folder or in one that does not exist; name a file in a folder that does")
+    check_folder(path)

@@ -20,7 +20,7 @@ from ..core.model import BASE_FILES, DTYPES, Model, family_folder, load, resolve
 from ..core.solver import DDIMSolver
 from .config import PreprocessConfig, add_config_arguments, load_config
 from .data import Clip, ClipDataset, DecodedClip, fingerprint, generator_for, list_clips
-from .generate import pick_device
+from .device import pick_device
 from .records import Record, ShardWriter, begin, finish, shard_path
 from .scores import MotionScorer, ScoreSettings, is_guided
 

@@ -27,7 +27,7 @@ from ..core.tables import markdown
 from ..core.unet import UNet3D
 from ..core.vae import VideoVAE
 from .config import named_values
-from .generate import pick_device
+from .device import pick_device
 from .options import check_minimum
 from .shapes.rewards import clip_config, new_internvideo2, write_vocabulary
 

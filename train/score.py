@@ -22,7 +22,6 @@ from ..core.rewards.face import LONG_CAPTIONS
 from ..core.video import (
     VIDEO_SUFFIXES,
     VideoError,
-    check_folder,
     from_uint8,
     iterate_video,
     read_metadata,
@@ -30,7 +29,8 @@ from ..core.video import (
 )
 from .config import PreprocessConfig
 from .data import Clip, ClipError, list_clips, read_captions
-from .generate import pick_device, read_lines
+from .device import pick_device
+from .generate import read_lines
 from .kept import KeptLines
 from .options import add_model_arguments, check_suffix
 from .score_answers import Answer, as_json, as_text, means, named, write_csv
@@ -111,16 +111,15 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--frames {args.frames} must be 1 or more")
     if args.out:
         check_suffix("--out", args.out, (".csv",))
-        check_folder(args.out)
     questions = read_questions(args)
     rewards = load_rewards(args)
-    kept = Kept(KeptLines(kept_beside(args.out)), judged_by(args, rewards)) if args.out else None
+    kept = KeptLines(kept_beside(args.out), judged_by(args, rewards)) if args.out else None
     answers = []
     for question in tqdm(questions, desc="score", unit="clip", disable=len(questions) < 2):
         answers += answer(question, rewards, args.frames, kept)
     code = tell(answers, rewards, args)
-    if args.out:
-        kept_beside(args.out).unlink(missing_ok=True)
+    if kept:
+        kept.path.unlink(missing_ok=True)
     return code
 
 
@@ -267,7 +266,7 @@ def load_rewards(args: argparse.Namespace) -> dict[str, Reward]:
 
 
 def answer(
-    question: Question, rewards: dict[str, Reward], image_frames: int | None = None, kept: Kept | None = None
+    question: Question, rewards: dict[str, Reward], image_frames: int | None = None, kept: KeptLines | None = None
 ) -> list[Answer]:
     """Score a clip with each of its prompts.
 
@@ -281,32 +280,15 @@ def answer(
         prompts = question.prompts or (own_prompt(question.path),)
         if not all(map(str.strip, prompts)):
             raise ClipError("its prompt is empty")
-        found = kept and kept.find(question.path, prompts)
+        made_from = {"clip": stamp(question.path), "prompts": prompts}
+        found = kept and kept.find(made_from)
         columns = found or score_file(question.path, prompts, rewards, image_frames)
     except (VideoError, OSError) as error:
         return [Answer(question.name, problem=str(error))]
     if kept and not found:
-        kept.add(question.path, prompts, columns)
+        kept.add(made_from, columns)
     rows = (dict(zip(columns, scores)) for scores in zip(*columns.values()))
     return [Answer(question.name, prompt, scores) for prompt, scores in zip(prompts, rows)]
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Scores of a stopped command, bound to the clip, its prompts and what judged it."""
-
-    lines: KeptLines
-    judged_by: dict
-
-    def find(self, clip: Path, prompts: tuple[str, ...]) -> dict[str, list[float]] | None:
-        """Scores by reward, one per prompt."""
-        return self.lines.find(self._made_from(clip, prompts))
-
-    def add(self, clip: Path, prompts: tuple[str, ...], scores: dict[str, list[float]]) -> None:
-        self.lines.add(self._made_from(clip, prompts), scores)
-
-    def _made_from(self, clip: Path, prompts: tuple[str, ...]) -> dict:
-        return self.judged_by | {"clip": stamp(clip), "prompts": list(prompts)}
 
 
 def score_file(
