@@ -267,6 +267,15 @@ class VideoVAE(nn.Module):
         pixels = torch.cat([self._in_tiles(self.model.decode, part) for part in z.split(chunk)])
         return ((pixels + 1) / 2).clamp(0, 1).unflatten(0, (-1, latents.shape[2]))
 
+    def frame_memory(self, height: int, width: int) -> int:
+        """Bytes that encoding or decoding one frame of ``height`` x ``width`` latent cells needs, beside the weights.
+
+        The peak lies at full size, where about five activations of the second level's width are alive.
+        """
+        cells = height * width if self.tile is None else min(self.tile, height) * min(self.tile, width)
+        channels = self.config.channels[min(1, len(self.config.channels) - 1)]
+        return 5 * channels * cells * self.config.downsampling**2 * self.dtype.itemsize
+
     def _in_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, unit: int = 1) -> Tensor:
         """``function`` on whole pictures or in tiles; ``unit`` is the side of a latent cell in x."""
         if self.tile is None or max(x.shape[-2:]) <= self.tile * unit:

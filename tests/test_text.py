@@ -30,7 +30,8 @@ PROMPTS = [
 
 def random_prompts(count: int) -> list[str]:
     draw = random.Random(0)
-    alphabets = ["abcdefg hij'", "ABC xyz 0123456789.,!?-'", "".join(map(chr, range(0xA0, 0x250))) + "  ", "🎬好é \t\n<>&;#x"]
+    latin = "".join(map(chr, range(0xA0, 0x250)))
+    alphabets = ["abcdefg hij'", "ABC xyz 0123456789.,!?-'", f"{latin}  ", "🎬好é \t\n<>&;#x"]
     return ["".join(draw.choices(draw.choice(alphabets), k=draw.randrange(60))) for _ in range(count)]
 
 
@@ -82,7 +83,8 @@ def test_long_prompts_keep_the_end():
 
 def test_a_damaged_merges_list_is_named(tmp_path):
     path = tmp_path / "merges.txt.gz"
-    for content in (None, b"", b"no gzip", MERGES["shapes"].read_bytes()[:200], gzip.compress(b"title\nno pair here\n")):
+    truncated, foreign = MERGES["shapes"].read_bytes()[:200], gzip.compress(b"title\nno pair here\n")
+    for content in (None, b"", b"no gzip", truncated, foreign):
         if content is not None:
             path.write_bytes(content)
         with pytest.raises(ValueError, match="merges list of the text encoder"):
