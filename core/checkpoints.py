@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .config import TextConfig, UNetConfig, VAEConfig, unet_config_from_dict
 from .keymaps import KeyMap, StateDict, text_key_map, unet_key_map, vae_key_map
@@ -222,7 +223,7 @@ def fill(
     Every weight is read once and changes its format on the way, so that no second copy of the network ever exists.
     Weights that are not changed stay mapped from the file, and are read when they are used.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), WithoutInitialisation():
         model = build()
     target = getattr(model, part) if part else model
     expected = target.state_dict()
@@ -231,6 +232,16 @@ def fill(
     _check_keys(state, expected, path)
     target.load_state_dict(bring(state, *to), strict=True, assign=True)
     return model.eval()
+
+
+class WithoutInitialisation(TorchFunctionMode):
+    """Layers are built without drawing their first weights, which takes time and is for nothing before loading."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return function(*args, **kwargs)
 
 
 def _check_keys(state: StateDict, expected: StateDict, path: str | Path) -> None:

@@ -19,8 +19,15 @@ from t2v_turbo.train.options import add_device_arguments
 
 @pytest.mark.parametrize(
     ("device", "capability", "expected"),
-    [("cpu", None, "fp32"), ("mps", None, "fp16"), ("xpu", None, "bf16"), ("cuda", 9, "bf16"), ("cuda", 8, "bf16")]
-    + [("cuda", 7, "fp16"), ("cuda:1", 6, "fp16")],
+    [
+        ("cpu", None, "fp32"),
+        ("mps", None, "fp16"),
+        ("xpu", None, "bf16"),
+        ("cuda", 9, "bf16"),
+        ("cuda", 8, "bf16"),
+        ("cuda", 7, "fp16"),
+        ("cuda:1", 6, "fp16"),
+    ],
 )
 def test_auto_is_what_a_device_is_fast_in(device, capability, expected, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (capability, 0))

@@ -26,6 +26,7 @@ from ..core.tables import markdown
 from ..core.video import check_writable, to_uint8, write_video
 from .best_of import Candidate, Contest, check_best_of, load_judges, numbered, tag
 from .options import add_device_arguments, device_and_dtype
+from .timing import stage, tell_peak, tell_start
 
 # Guided part of the sampling where nothing says otherwise.
 TAU = 0.5
@@ -93,15 +94,15 @@ def register(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    tell_start()
     prompts = read_prompts(args.prompt, args.prompts)
     check_settings(args)
     targets = output_files(prompts, args.out, args.format)
     device, dtype = device_and_dtype(args)
     prior = MotionPrior.load(args.motion) if args.motion else None
     judges = load_judges(args, device) if args.best_of else None
-    model = load(
-        args.model, None if args.teacher else args.student, args.checkpoints, device, dtype
-    )
+    with stage("load the model", device):
+        model = load(args.model, None if args.teacher else args.student, args.checkpoints, device, dtype)
     settle_motion(args, model)
     clips = Clips(model, args, prior)
     count = args.best_of or 1
@@ -112,6 +113,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             clips.write(target, clips.sample(prompt, seed), prompt, seed)
         print(target)
+    tell_peak(device)
     return 0
 
 
@@ -130,11 +132,13 @@ class Clips:
         noise = model.noise(1, generator, *clip_size(args, model, prior))
         motion = {"motion": args.motion_strength, "tau": args.tau, "prior": prior, "combination": args.combination}
         model.check_motion(args.motion_strength, prior, noise.shape)  # before the progress bar begins
-        with tqdm(total=self.steps, desc=prompt[:40], unit="step", leave=False) as bar:
+        bar = tqdm(total=self.steps, desc=prompt[:40], unit="step", leave=False)
+        with stage("encode and sample", model.device), bar:
             latents = model.sample(
                 [prompt], noise, self.steps, self.guidance, generator, callback=lambda _: bar.update(), **motion
             )
-        frames = model.decode(latents)
+        with stage("decode", model.device):
+            frames = model.decode(latents)
         # A decoder hides infinite latents: its frames are clamped.
         if not (latents.isfinite().all() and frames.isfinite().all()):
             raise ValueError(f"seed {seed}: the clip holds NaN or infinite numbers; try {self.remedy()}")
@@ -160,7 +164,8 @@ class Clips:
             **motion_settings(self.args, self.model, self.prior),
         }
         metadata = {"prompt": prompt, "seed": str(seed), "settings": json.dumps(settings)} | tags
-        write_video(target, pixels, self.args.fps or self.model.family.fps, metadata)
+        with stage("write the file"):
+            write_video(target, pixels, self.args.fps or self.model.family.fps, metadata)
 
     @property
     def steps(self) -> int:
