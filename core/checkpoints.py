@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from .config import TextConfig, UNetConfig, VAEConfig, unet_config_from_dict
 from .keymaps import KeyMap, StateDict, text_key_map, unet_key_map, vae_key_map
-from .mapped import MappedFiles, bring
+from .mapped import bring
 from .text import TextEncoder
 from .unet import UNet3D
 from .vae import VideoVAE
@@ -149,7 +149,7 @@ def load_unet(
         config: sizes expected of a published file; our own files carry theirs.
     """
     state, metadata = read_state(path)
-    to = Destination(device, dtype, MappedFiles(Path(path).parent))
+    to = Destination(device, dtype)
     if metadata.get("format") == FORMAT:
         config = unet_config_from_dict(own_config(metadata, "unet", path))
         return fill(lambda: UNet3D(config), state, None, path, to)
@@ -166,7 +166,7 @@ def load_vae(
 ) -> VideoVAE:
     """Load the autoencoder from VideoCrafter2's model.ckpt, a bare LDM state dict, or our own safetensors."""
     state, metadata = read_state(path)
-    to = Destination(device, dtype, MappedFiles(Path(path).parent))
+    to = Destination(device, dtype)
     if metadata.get("format") == FORMAT:
         values = own_config(metadata, "vae", path)
         config = VAEConfig(**{**values, "channels": tuple(values["channels"])})
@@ -183,7 +183,7 @@ def load_text(
 ) -> TextEncoder:
     """Load the text tower from VideoCrafter2's model.ckpt, a bare state dict, or our own safetensors."""
     state, metadata = read_state(path)
-    to = Destination(device, dtype, MappedFiles(Path(path).parent))
+    to = Destination(device, dtype)
     if metadata.get("format") == FORMAT:
         config = TextConfig(**own_config(metadata, "text", path))
         merges = Path(path).parent / Path(config.merges).name if config.merges else None
@@ -200,11 +200,10 @@ def own_config(metadata: dict[str, str], kind: str, path: str | Path) -> dict:
 
 
 class Destination(NamedTuple):
-    """Where the weights of a file go, and from where they are mapped."""
+    """Where the weights of a file go, and in which number format."""
 
     device: str | torch.device = "cpu"
     dtype: torch.dtype = torch.float32
-    source: MappedFiles | None = None
 
 
 ON_CPU = Destination()
