@@ -14,6 +14,7 @@ COMMANDS = {
     "preprocess": ("train.preprocess", "videos and captions to training records"),
     "distill": ("train.distill", "training records to a few-step student"),
     "download": ("train.download", "fetch the published checkpoints"),
+    "doctor": ("train.doctor.cli", "whether this machine can do it, and what to mend"),
     "score": ("train.score", "how well clips go with prompts, by reward models"),
     "rewards": ("train.rewards", "rewards in distillation: what they cost, what each does"),
     "motion": ("train.motion", "motion of reference clips: extract, look at, measure"),

@@ -1,0 +1,65 @@
+"""The clip that every machine must be able to make: its latents as they were made once, beside the embedded weights.
+
+Recipe, on a CPU: ``python -m t2v_turbo.train.doctor.reference`` writes weights/shapes/doctor.safetensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from ...core.checkpoints import CheckpointError, save_tensors
+from ...core.config import SHAPES
+from ...core.model import Model, family_folder, load
+
+FILE = "doctor.safetensors"
+PROMPT, SEED, STEPS = "a red circle moves right", 0, 4
+
+
+def sample(model: Model, callback: Callable | None = None) -> Tensor:
+    """Latents (1, 4, F, h, w) of the reference's prompt and seed, by any student."""
+    generator = torch.Generator().manual_seed(SEED)
+    noise = model.noise(1, generator)
+    return model.sample([PROMPT], noise, STEPS, generator=generator, callback=callback)
+
+
+def make(folder: Path) -> Path:
+    """Sample the reference on the CPU in fp32 and write it beside the weights, with their check sums."""
+    latents = sample(load(SHAPES.name, folder=folder))
+    weights = sorted(path for path in folder.glob("*.safetensors") if path.name != FILE)
+    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in weights}
+    about = {"prompt": PROMPT, "seed": str(SEED), "steps": str(STEPS), "weights": json.dumps(sums)}
+    save_tensors({"latents": latents}, folder / FILE, about)
+    return folder / FILE
+
+
+def read_latents(folder: Path) -> Tensor:
+    """Raises: CheckpointError: if the file is missing, damaged or of another prompt."""
+    with _opened(folder) as file:
+        about = file.metadata() or {}
+        if (about.get("prompt"), about.get("seed"), about.get("steps")) != (PROMPT, str(SEED), str(STEPS)):
+            raise CheckpointError(f"{folder / FILE}: holds another clip; install the package again")
+        return file.get_tensor("latents")
+
+
+def read_check_sums(folder: Path) -> dict[str, str]:
+    """SHA-256 of each embedded file of weights, by its name."""
+    with _opened(folder) as file:
+        return json.loads((file.metadata() or {})["weights"])
+
+
+def _opened(folder: Path):
+    try:
+        return safe_open(folder / FILE, "pt")
+    except Exception as error:  # the library has several of its own
+        raise CheckpointError(f"{folder / FILE}: cannot be read ({error}); install the package again") from error
+
+
+if __name__ == "__main__":
+    print(make(family_folder(SHAPES.name)))
