@@ -6,8 +6,8 @@ compared, and the weights themselves are not read. Of the embedded files the che
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from ...core.checkpoints import CheckpointError, load_text, load_unet, load_vae
@@ -15,32 +15,27 @@ from ...core.config import SHAPES, VIDEOCRAFTER2
 from ...core.model import BASE_FILES, STUDENT_FILES, family_folder
 from ...core.rewards import PAPER_WEIGHTS, REWARDS, load_reward, reward_path
 from ..download import Published, all_files, open_unet, place
-from .findings import Finding, Options, attempt, failure, gigabytes
-from .reference import FILE, read_check_sums
+from .findings import Finding, Options, attempt, failure, readable
+from .reference import FILE, altered
 
-PACKAGE_AGAIN = "install the package again: `python -m pip install --force-reinstall --no-deps`, or `git checkout weights`"
+PACKAGE_AGAIN = "install the package again; in a checkout, `git checkout weights`"
 
 
 def examine(options: Options) -> Iterator[Finding]:
     folder = options.weights or family_folder(SHAPES.name)
-    check_sums = {}
+    changed = []
     try:
-        check_sums = read_check_sums(folder)
+        changed = altered(folder)
     except CheckpointError as error:
         yield failure(FILE, error, PACKAGE_AGAIN)
     for name in embedded_files():
-        yield attempt(name, lambda name=name: embedded(folder / name, check_sums.get(name)), PACKAGE_AGAIN)
+        yield attempt(name, partial(embedded, folder / name, name in changed), PACKAGE_AGAIN)
     for name, files in all_files().items():
         for published in files:
             title, path = f"{name}: {published.file}", place(name, options.folder) / published.file
             remedy = f"`t2v-turbo download {name}`" + (f" --folder {options.folder}" if options.folder else "")
-            yield attempt(
-                title,
-                lambda title=title, name=name, published=published, path=path, remedy=remedy: downloaded(
-                    title, name, published, path, remedy
-                ),
-                f"delete the file, then {remedy}",
-            )
+            find = partial(downloaded, title, name, published, path, remedy)
+            yield attempt(title, find, f"delete the file, then {remedy}")
 
 
 # --- the embedded family ----------
@@ -51,13 +46,13 @@ def embedded_files() -> list[str]:
     return [*BASE_FILES[SHAPES.name], *STUDENT_FILES[SHAPES.name].values(), *rewards]
 
 
-def embedded(path: Path, check_sum: str | None) -> Finding:
+def embedded(path: Path, changed: bool) -> Finding:
     """Raises: CheckpointError: if the file cannot be loaded."""
     open_embedded(path)
     data = {"path": str(path), "bytes": path.stat().st_size}
-    if check_sum and check_sum != hashlib.sha256(path.read_bytes()).hexdigest():
+    if changed:
         return Finding(path.name, "fail", "differs from the file that was shipped", PACKAGE_AGAIN, data)
-    return Finding(path.name, "ok", f"embedded, {gigabytes(path.stat().st_size)}", data=data)
+    return Finding(path.name, "ok", f"embedded, {readable(path.stat().st_size)}", data=data)
 
 
 def open_embedded(path: Path) -> None:
@@ -83,7 +78,7 @@ def downloaded(title: str, name: str, published: Published, path: Path, remedy: 
         return missing(title, path, remedy)
     open_published(name, published, path)
     size = path.stat().st_size
-    return Finding(title, "ok", f"whole, {gigabytes(size)}", data={"path": str(path), "bytes": size})
+    return Finding(title, "ok", f"whole, {readable(size)}", data={"path": str(path), "bytes": size})
 
 
 def missing(title: str, path: Path, remedy: str) -> Finding:
@@ -94,7 +89,7 @@ def missing(title: str, path: Path, remedy: str) -> Finding:
         return Finding(title, "skip", "not downloaded", remedy, data)
     size = sum(part.stat().st_size for part in parts)
     data |= {"parts": [str(part) for part in parts], "bytes": size}
-    return Finding(title, "warn", f"downloaded in part, {gigabytes(size)} so far", f"{remedy} goes on from there", data)
+    return Finding(title, "warn", f"downloaded in part, {readable(size)} so far", f"{remedy} goes on from there", data)
 
 
 def open_published(name: str, published: Published, path: Path) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from .findings import TORCH
 from .running import Check
-from .versions import TORCH
 
-INSTALL = "install the package again: `python -m pip install --force-reinstall t2v-turbo`, or `pip install -e .` in a checkout"
+INSTALL = "install the package and what it needs again: `python -m pip install -e .` in its folder"
 
 
 def _check(name: str, title: str, remedy: str, module: str = "") -> Check:
@@ -20,7 +20,7 @@ QUICK = [
 ]
 USUAL = [
     *QUICK,
-    _check("video", "Video files", "install PyAV and Pillow again: `python -m pip install --force-reinstall av pillow`"),
+    _check("video", "Video files", "install both again: `python -m pip install --force-reinstall av pillow`"),
     _check("clips", "Clips of the embedded model", INSTALL),
 ]
 FULL = _check("full", "Full size, on random weights", f"use --dtype bf16, or {TORCH}", "full_size")

@@ -43,6 +43,7 @@ def register(subparsers) -> None:
     parser.add_argument("--device", help="only this one: auto, cpu, cuda, cuda:1, mps, xpu (default: all there are)")
     parser.add_argument("--dtype", choices=("auto", "fp32", "bf16", "fp16"), help="only this precision (default: all)")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="where `download --folder` put the checkpoints")
+    parser.add_argument("--endpoint", help="address of a mirror of the hub, for --online (default: as for `download`)")
     parser.add_argument("--comfyui", type=Path, metavar="DIR", help="check this ComfyUI too: version, requirements")
     parser.add_argument("--json", action="store_true", help="one JSON object and nothing else on standard output")
     # Of the whole command line too, where it must stand before the command.
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
     optional = [(args.full, FULL), (args.online, ONLINE), (args.comfyui, COMFYUI)]
     checks = [*(QUICK if args.quick else USUAL), *(check for asked, check in optional if asked)]
-    options = Options(args.device, args.dtype, args.folder, args.comfyui, verbose=args.verbose)
+    options = Options(args.device, args.dtype, args.folder, args.comfyui, args.endpoint, verbose=args.verbose)
     spell_out_unknown_letters()
     results = []
     for result in run_checks(checks, options):

@@ -1,39 +1,46 @@
 """A clip of the embedded model on every device in every precision, compared with the stored one.
 
-Limits of the relative difference of latents, ||z - reference|| / ||reference||: measured on CPUs with torch 2.6 to 2.15,
-it is below 1e-6 in fp32, 0.001 in fp16 and 0.010 in bf16, which is 2 to 3 units of rounding of a format (2^-11, 2^-8).
-The limits are 5 times that; fp32 has fp16's, for cards compute convolutions in TF32, whose mantissa is as long. Clips of
-another seed differ by more than 1, and a device that computes wrongly gives no better.
+What is compared is the relative difference of latents, ||z - reference|| / ||reference||. Measured on a CPU with torch
+2.6 to 2.15, it is below 1e-6 in fp32, 0.001 in fp16 and 0.010 in bf16: two to three units of rounding (2^-11 and 2^-8).
+The limits are five times that; fp32 has fp16's, for cards compute convolutions in TF32, whose mantissa is as long. A
+clip of another seed differs by more than 1, and a device that computes wrongly comes no nearer.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ...core.checkpoints import CheckpointError
 from ...core.config import SHAPES
 from ...core.device import DTYPES, usual_dtype
 from ...core.model import family_folder, load
 from ..shapes.captions import parse_prompt
 from ..shapes.oracle import Measurement, compare, measure
 from .devices import chosen_devices, chosen_dtypes
-from .findings import Finding, Options, attempt, progress
-from .reference import PROMPT, read_latents, sample
-from .versions import TORCH
+from .findings import TORCH, Finding, Options, attempt, progress
+from .reference import PROMPT, altered, read_latents, sample
 
 LIMITS = {"fp32": 0.005, "bf16": 0.05, "fp16": 0.005}
 # Seconds of a first clip, beyond which the second is left out.
 PATIENCE = 2.0
 BROKEN = f"this device computes wrongly: bring the driver up to date and {TORCH}, or use another --device or --dtype"
+ALTERED = "the embedded weights are not those that were shipped: see the checkpoints"
 
 
 def examine(options: Options) -> Iterator[Finding]:
     folder = options.weights or family_folder(SHAPES.name)
-    expected = read_latents(folder)
+    try:
+        expected, remedy = read_latents(folder), ALTERED if altered(folder) else BROKEN
+        load(SHAPES.name, folder=folder, device="meta")
+    except CheckpointError:
+        yield Finding("model", "skip", "cannot be loaded, see the checkpoints")
+        return
     try:
         devices = chosen_devices(options)
     except ValueError:
@@ -41,18 +48,23 @@ def examine(options: Options) -> Iterator[Finding]:
         return
     for device in devices:
         for dtype in chosen_dtypes(options, device):
-            yield one_clip(folder, device, dtype, expected, asked=options.dtype is not None)
+            name = f"{device} {dtype}"
+            if options.dtype is None and is_emulated(dtype, device):
+                yield Finding(name, "skip", f"this card has no {dtype} of its own", f"--dtype {dtype} tries it")
+                continue
+            progress(f"{name}: a clip")
+            make = partial(compared, name, folder, device, dtype, expected, remedy)
+            yield attempt(name, make, remedy_for)
 
 
-def one_clip(folder: Path, device: torch.device, dtype: str, expected: Tensor, asked: bool) -> Finding:
-    name = f"{device} {dtype}"
-    if not asked and device.type == "cuda" and dtype == "bf16" and usual_dtype(device) != dtype:
-        return Finding(name, "skip", "this card has no bf16 of its own; --dtype bf16 tries it nevertheless")
-    progress(f"{name}: a clip")
-    return attempt(name, lambda: compared(name, folder, device, dtype, expected), remedy_for)
+def is_emulated(dtype: str, device: torch.device) -> bool:
+    """Whether a card computes in a format only by way of another."""
+    return device.type == "cuda" and dtype == "bf16" and usual_dtype(device) != dtype
 
 
-def compared(name: str, folder: Path, device: torch.device, dtype: str, expected: Tensor) -> Finding:
+def compared(
+    name: str, folder: Path, device: torch.device, dtype: str, expected: Tensor, remedy: str = BROKEN
+) -> Finding:
     """Sample and decode the clip of the reference, twice if that is quick, and judge it."""
     model = load(SHAPES.name, folder=folder, device=device, dtype=DTYPES[dtype])
     seconds = []
@@ -61,23 +73,25 @@ def compared(name: str, folder: Path, device: torch.device, dtype: str, expected
         latents = sample(model)
         frames = model.decode(latents)
         seconds.append(time.perf_counter() - begin)
-    return judge(name, latents.float().cpu(), frames[0], expected, LIMITS[dtype], seconds)
-
-
-def judge(name: str, latents: Tensor, frames: Tensor, expected: Tensor, limit: float, seconds: list[float]) -> Finding:
-    """Compare latents with the expected ones, and what frames (F, 3, H, W) show with the prompt."""
     took = ", ".join(f"{which} {value:.2f} s" for which, value in zip(("first clip", "second"), seconds))
-    data = {"seconds": [round(value, 3) for value in seconds], "limit": limit}
+    right, value, data = judge(latents.float().cpu(), frames[0], expected, LIMITS[dtype])
+    data |= {"seconds": [round(value, 3) for value in seconds]}
+    return Finding(name, "ok" if right else "fail", f"{took}; {value}", "" if right else remedy, data)
+
+
+def judge(latents: Tensor, frames: Tensor, expected: Tensor, limit: float) -> tuple[bool, str, dict]:
+    """Compare latents with the expected ones, and what frames (F, 3, H, W) show with the prompt.
+
+    Returns:
+        Whether all is right, what was found in words, and in numbers.
+    """
     if not (latents.isfinite().all() and frames.isfinite().all()):
-        return Finding(name, "fail", f"{took}; the clip holds NaN or infinite numbers", BROKEN, data)
+        return False, "holds NaN or infinite numbers", {"limit": limit}
     difference = float((latents - expected).norm() / expected.norm())
     seen = measure(frames.permute(0, 2, 3, 1))
-    right = compare(seen, parse_prompt(PROMPT)).semantic == 1
-    value = f"{took}; differs by {difference:.5f} (limit {limit:g}); shows {describe(seen)}"
-    data |= {"difference": round(difference, 7), "shows": describe(seen)}
-    if difference <= limit and right:
-        return Finding(name, "ok", value, data=data)
-    return Finding(name, "fail", value, BROKEN, data)
+    right = difference <= limit and compare(seen, parse_prompt(PROMPT)).semantic == 1
+    value = f"differs by {difference:.5f} (limit {limit:g}); shows {describe(seen)}"
+    return right, value, {"limit": limit, "difference": round(difference, 7), "shows": describe(seen)}
 
 
 def describe(seen: Measurement) -> str:
@@ -95,6 +109,4 @@ def remedy_for(error: Exception) -> str:
         return "close other programs that use this device, or use another --device"
     if "no kernel image" in text or "not compiled with" in text:
         return f"this torch was not built for this device: {TORCH}"
-    if isinstance(error, ValueError):
-        return "see the checkpoints"
     return f"{TORCH}, bring the driver up to date, or use another --device or --dtype"

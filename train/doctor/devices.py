@@ -7,13 +7,13 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from ...core.device import DTYPES, free_memory, pick_device, usual_dtype
-from .findings import Finding, Options, attempt, gigabytes
-from .versions import TORCH
+from .findings import TORCH, Finding, Options, attempt, readable
 
 DRIVER = f"bring the driver up to date, and {TORCH}"
 # Seconds. A driver that hangs must not hang the report.
@@ -28,7 +28,7 @@ def examine(options: Options) -> Iterator[Finding]:
         yield attempt(options.device, lambda: describe(chosen_devices(options)[0]), DRIVER)
         return
     for device in all_devices():
-        yield attempt(str(device), lambda device=device: describe(device), DRIVER)
+        yield attempt(str(device), partial(describe, device), DRIVER)
 
 
 def all_devices() -> list[torch.device]:
@@ -62,7 +62,8 @@ def build() -> Finding:
     if torch.backends.cudnn.is_available():
         parts["cudnn"] = str(torch.backends.cudnn.version())
     built = ", ".join(f"{name} {version}" for name, version in parts.items()) or "CPU alone"
-    return Finding("torch", "ok", f"{torch.__version__}, built for {built}", data={"version": torch.__version__} | parts)
+    version = str(torch.__version__)
+    return Finding("torch", "ok", f"{version}, built for {built}", data={"version": version} | parts)
 
 
 def nvidia() -> Finding:
@@ -71,7 +72,8 @@ def nvidia() -> Finding:
     if not cards:
         return Finding(name, "skip", "no card found, or no nvidia-smi")
     driver = cards[0].rpartition(", ")[2]
-    value, data = f"{driver}; {len(cards)} card{'s' * (len(cards) > 1)}: {cards[0].rpartition(', ')[0]}", {"version": driver}
+    names = ", ".join(card.rpartition(", ")[0] for card in cards)
+    value, data = f"{driver}, for {names}", {"version": driver}
     if torch.cuda.is_available():
         return Finding(name, "ok", value, data=data)
     reason, remedy = unusable()
@@ -109,7 +111,7 @@ def describe(device: torch.device) -> Finding:
     """Its name, memory and number formats."""
     about = of_cpu() if device.type == "cpu" else of_accelerator(device)
     total, free = about["memory_total"], about["memory_free"]
-    memory = f"{gigabytes(total)} of memory, {gigabytes(free)} free" if total else f"{gigabytes(free)} free"
+    memory = f"{readable(total)} of memory, {readable(free)} free" if total else f"{readable(free)} free"
     traits = [memory, *about.pop("traits"), f"--dtype auto is {usual_dtype(device)}"]
     return Finding(str(device), "ok", f"{about['name']}; {'; '.join(traits)}", data=about)
 
@@ -130,12 +132,10 @@ def of_accelerator(device: torch.device) -> dict:
 
 def of_cpu() -> dict:
     cores, threads, formats = os.cpu_count() or 1, torch.get_num_threads(), fast_formats()
-    limit = memory_limit()
-    free = free_memory(torch.device("cpu"))
     return {
         "name": processor(),
-        "memory_total": limit,
-        "memory_free": min(free, limit or free),
+        "memory_total": memory_limit(),
+        "memory_free": room(torch.device("cpu")),
         "cores": cores,
         "threads": threads,
         "formats": formats,
@@ -163,6 +163,12 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def room(device: torch.device) -> int:
+    """Bytes that can be allocated on a device, within the limit of a container."""
+    free = free_memory(device)
+    return min(free, memory_limit()) if device.type == "cpu" else free
+
+
 def memory_limit() -> int:
     """Bytes of memory of the machine, or those that its container may use."""
     import psutil
@@ -172,4 +178,3 @@ def memory_limit() -> int:
         text = Path(path).read_text().strip() if Path(path).is_file() else ""
         limits += [int(text)] if text.isdigit() else []
     return min(limits)
-

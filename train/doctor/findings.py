@@ -11,6 +11,8 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 STATUSES = ("ok", "warn", "fail", "skip")
+# A remedy of several checks.
+TORCH = "choose the torch for your card at https://pytorch.org/get-started/locally"
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Options:
         device, dtype: only this one; None = every one that there is.
         folder: where ``download --folder`` put the published files; None = the models folder.
         comfyui: ComfyUI's folder.
+        endpoint: address of a mirror of the hub; None = the hub, or HF_ENDPOINT.
         weights: the embedded family's files; None = those of the package.
     """
 
@@ -28,6 +31,7 @@ class Options:
     dtype: str | None = None
     folder: Path | None = None
     comfyui: Path | None = None
+    endpoint: str | None = None
     weights: Path | None = None
     verbose: bool = False
 
@@ -74,6 +78,6 @@ def progress(text: str) -> None:
     print(f"  ... {text}", file=sys.stderr, flush=True)
 
 
-def gigabytes(size: float) -> str:
+def readable(size: float) -> str:
     """A number of bytes for people."""
-    return f"{size / 1e9:.1f} GB"
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

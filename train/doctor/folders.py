@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...core.model import models_folder
-from .findings import Finding, Options, attempt, gigabytes
+from .findings import Finding, Options, attempt, readable
 
 # Bytes: of the usual download, teacher and student, and of any clip's file.
 DOWNLOAD, CLIP = 13_500_000_000, 200_000_000
@@ -26,14 +26,15 @@ def models(folder: Path) -> Finding:
     place = existing(folder)
     free, writable = shutil.disk_usage(place).free, can_write(place)
     there = folder.is_dir()
-    value = f"{folder}, {gigabytes(free)} free" + ("" if there else ", not there yet")
+    value = f"{folder}, {readable(free)} free" + ("" if there else ", not there yet")
     data = {"path": str(folder), "exists": there, "writable": writable, "free": free}
     if folder.exists() and not there:
         return Finding("models", "fail", f"{folder} is a file", ELSEWHERE, data)
     if not writable:
         return Finding("models", "warn", f"{value}, cannot be written to", ELSEWHERE, data)
     if free < DOWNLOAD and not there:
-        return Finding("models", "warn", f"{value}, too little for `t2v-turbo download` ({gigabytes(DOWNLOAD)})", ELSEWHERE, data)
+        value += f", too little for `t2v-turbo download` ({readable(DOWNLOAD)})"
+        return Finding("models", "warn", value, ELSEWHERE, data)
     return Finding("models", "ok", value, data=data)
 
 
@@ -44,8 +45,8 @@ def temporary() -> Finding:
     free = shutil.disk_usage(folder).free
     data = {"path": str(folder), "free": free}
     if free < CLIP:
-        return Finding("temporary files", "fail", f"{folder}, {gigabytes(free)} free", "make room there", data)
-    return Finding("temporary files", "ok", f"{folder}, {gigabytes(free)} free", data=data)
+        return Finding("temporary files", "fail", f"{folder}, {readable(free)} free", "make room there", data)
+    return Finding("temporary files", "ok", f"{folder}, {readable(free)} free", data=data)
 
 
 def existing(folder: Path) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -15,12 +16,13 @@ from torch import nn
 
 from ...core.checkpoints import WithoutInitialisation
 from ...core.config import VIDEOCRAFTER2, FamilyConfig
-from ...core.device import dtype_name, free_memory, pick_device, pick_dtype
+from ...core.device import dtype_name, pick_device, pick_dtype
 from ...core.model import Model, family_folder
 from ...core.text import TextEncoder
 from ...core.unet import UNet3D
 from ...core.vae import VideoVAE
-from .findings import Finding, Options, attempt, gigabytes, progress
+from .devices import room
+from .findings import Finding, Options, attempt, progress, readable
 
 # Deviation of weights, times the root of the inputs of a unit: activations neither vanish nor grow beyond fp16.
 GAIN = 0.7
@@ -53,18 +55,21 @@ def examine(options: Options, family: FamilyConfig = VIDEOCRAFTER2) -> Iterator[
         return
     dtype = pick_dtype(options.dtype or "auto", device)
     work = workload(family, device)
-    needed, free = memory_needed(family, device, dtype, work), free_memory(device)
-    name = f"{device} {dtype_name(dtype)}"
+    memory = suffices(family, device, dtype, work)
+    yield memory
+    if memory.status == "ok":
+        yield from clips(family, device, dtype, work)
+
+
+def suffices(family: FamilyConfig, device: torch.device, dtype: torch.dtype, work: Workload) -> Finding:
+    """Whether the memory of a device suffices, by estimate."""
+    name, needed, free = f"{device} {dtype_name(dtype)}", memory_needed(family, device, dtype, work), room(device)
     data = {"needed": needed, "free": free, "parameters": parameters(family)}
-    memory = f"about {gigabytes(needed)} of memory for {data['parameters'] / 1e9:.2f} B weights and {work}"
+    value = f"about {readable(needed)} of memory for {data['parameters'] / 1e9:.2f} B weights and {work}"
     if needed > free:
-        value = f"needs {memory}, and {gigabytes(free)} are free"
-        yield Finding(name, "skip", value, f"{SMALLER}; --dtype bf16 halves fp32" if dtype.itemsize > 2 else SMALLER, data)
-        return
-    yield Finding(name, "ok", memory, data=data)
-    if device.type == "cpu":
-        progress(f"on a CPU this takes minutes and {gigabytes(needed)}: therefore {work}")
-    yield from clips(family, device, dtype, work)
+        remedy = "--dtype bf16 halves it" if dtype.itemsize > 2 else SMALLER
+        return Finding(name, "skip", f"needs {value}, and {readable(free)} are free", remedy, data)
+    return Finding(name, "ok", value, data=data)
 
 
 def workload(family: FamilyConfig, device: torch.device) -> Workload:
@@ -76,6 +81,8 @@ def workload(family: FamilyConfig, device: torch.device) -> Workload:
 
 def clips(family: FamilyConfig, device: torch.device, dtype: torch.dtype, work: Workload) -> Iterator[Finding]:
     """Build the model and sample two clips."""
+    if device.type == "cpu":
+        progress(f"a usual clip takes a CPU many minutes, so this makes {work}")
     begin = time.perf_counter()
     progress(f"{device} {dtype_name(dtype)}: random weights")
     model = random_model(family, device, dtype)
@@ -84,7 +91,7 @@ def clips(family: FamilyConfig, device: torch.device, dtype: torch.dtype, work: 
     reset_peak(device)
     for name in ("first clip", "second clip"):
         progress(f"{device} {dtype_name(dtype)}: {name}, {work}")
-        yield attempt(name, lambda name=name: one_clip(name, model, work), SMALLER)
+        yield attempt(name, partial(one_clip, name, model, work), SMALLER)
     yield peak(device)
 
 
@@ -99,8 +106,9 @@ def one_clip(name: str, model: Model, work: Workload) -> Finding:
     )
     frames = timed(seconds, "decoding", model.device, lambda: model.decode(latents))
     total = seconds["sampling"] + seconds["decoding"]  # sampling encodes the text once more
-    value = f"{total:.2f} s: sampling {seconds['sampling']:.2f}, of which text {seconds['text']:.2f}; decoding {seconds['decoding']:.2f}"
+    value = "{total:.2f} s: sampling {sampling:.2f}, of which text {text:.2f}; decoding {decoding:.2f}"
     data = {key: round(value, 3) for key, value in seconds.items()} | {"total": round(total, 3)}
+    value = value.format(**data)
     if not (latents.isfinite().all() and frames.isfinite().all()):
         return Finding(name, "fail", f"{value}; holds NaN or infinite numbers", NOT_FINITE, data)
     return Finding(name, "ok", value, data=data)
@@ -197,7 +205,7 @@ def peak(device: torch.device) -> Finding:
         size, of = torch.mps.driver_allocated_memory(), "mps at the end"
     else:
         size, of = peak_of_process(), "the process, its libraries among it"
-    return Finding("peak memory", "ok", f"{gigabytes(size)} of {of}", data={"bytes": size})
+    return Finding("peak memory", "ok", f"{readable(size)} of {of}", data={"bytes": size})
 
 
 def peak_of_process() -> int:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
-from huggingface_hub import get_hf_file_metadata, hf_hub_url
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 
 from ..download import Published, all_files, place
 from .findings import Finding, Options, attempt
 
 # Seconds.
 PATIENCE = 15
-NETWORK = "check the network, a proxy (HTTPS_PROXY) and HF_HUB_OFFLINE; HF_ENDPOINT names a mirror of the hub"
+NETWORK = "check the network, a proxy (HTTPS_PROXY) and HF_HUB_OFFLINE; --endpoint and HF_ENDPOINT name a mirror"
 
 
 def examine(options: Options) -> Iterator[Finding]:
-    usual = all_files()["teacher"][0]
-    reached = attempt("hub", lambda: reach(usual), NETWORK)
+    endpoint = options.endpoint or constants.ENDPOINT
+    reached = attempt("hub", lambda: reach(endpoint), NETWORK)
     yield reached
     if reached.status != "ok":
         return
@@ -26,30 +27,28 @@ def examine(options: Options) -> Iterator[Finding]:
         for published in files:
             path = place(name, options.folder) / published.file
             if path.is_file():
-                yield attempt(
-                    f"{name}: {published.file}",
-                    lambda name=name, published=published, path=path: same_size(name, published, path),
-                    NETWORK,
-                )
+                title, remedy = f"{name}: {published.file}", f"delete {path}, then `t2v-turbo download {name}`"
+                yield attempt(title, partial(same_size, title, published, path, endpoint, remedy), NETWORK)
 
 
-def promised(published: Published) -> int:
+def promised(published: Published, endpoint: str) -> int:
     """Bytes that a file has on the hub."""
-    return get_hf_file_metadata(hf_hub_url(published.repository, published.file), timeout=PATIENCE).size
+    url = hf_hub_url(published.repository, published.file, endpoint=endpoint)
+    return get_hf_file_metadata(url, timeout=PATIENCE).size
 
 
-def reach(published: Published) -> Finding:
+def reach(endpoint: str) -> Finding:
+    """Ask for the size of one file that there must be."""
     begin = time.perf_counter()
-    promised(published)
+    promised(all_files()["mg"][0], endpoint)
     seconds = time.perf_counter() - begin
-    address = os.environ.get("HF_ENDPOINT", "the hub").rpartition("@")[2]
+    address = endpoint.rpartition("@")[2]  # without a password
     return Finding("hub", "ok", f"{address} answers in {seconds:.1f} s", data={"seconds": round(seconds, 2)})
 
 
-def same_size(name: str, published: Published, path) -> Finding:
-    title, size, there = f"{name}: {published.file}", path.stat().st_size, promised(published)
+def same_size(title: str, published: Published, path: Path, endpoint: str, remedy: str) -> Finding:
+    size, there = path.stat().st_size, promised(published, endpoint)
     data = {"bytes": size, "promised": there}
     if size == there:
         return Finding(title, "ok", f"{size} bytes, as on the hub", data=data)
-    remedy = f"delete {path}, then `t2v-turbo download {name}`"
     return Finding(title, "fail", f"{size} bytes, on the hub {there}", remedy, data)

@@ -33,7 +33,7 @@ def make(folder: Path) -> Path:
     """Sample the reference on the CPU in fp32 and write it beside the weights, with their check sums."""
     latents = sample(load(SHAPES.name, folder=folder))
     weights = sorted(path for path in folder.glob("*.safetensors") if path.name != FILE)
-    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in weights}
+    sums = {path.name: check_sum(path) for path in weights}
     about = {"prompt": PROMPT, "seed": str(SEED), "steps": str(STEPS), "weights": json.dumps(sums)}
     save_tensors({"latents": latents}, folder / FILE, about)
     return folder / FILE
@@ -48,10 +48,19 @@ def read_latents(folder: Path) -> Tensor:
         return file.get_tensor("latents")
 
 
-def read_check_sums(folder: Path) -> dict[str, str]:
-    """SHA-256 of each embedded file of weights, by its name."""
+def altered(folder: Path) -> list[str]:
+    """Names of the weights that are there, but not those that the reference was made with.
+
+    Raises:
+        CheckpointError: if the file of the reference is missing or damaged.
+    """
     with _opened(folder) as file:
-        return json.loads((file.metadata() or {})["weights"])
+        sums = json.loads((file.metadata() or {}).get("weights", "{}"))
+    return [name for name, known in sums.items() if (folder / name).is_file() and check_sum(folder / name) != known]
+
+
+def check_sum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _opened(folder: Path):

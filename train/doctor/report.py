@@ -11,7 +11,7 @@ from .running import Result
 FORMAT = 1
 MARKS = {"ok": "ok", "warn": "note", "fail": "FAIL", "skip": "-"}
 # Longest name that other lines are aligned to.
-WIDEST = 32
+WIDEST = 46
 
 
 def section(result: Result) -> str:
@@ -36,7 +36,8 @@ def told(results: Iterable[Result], status: str) -> Iterable[str]:
     for result in results:
         for finding in result.findings:
             if finding.status == status:
-                yield f"{result.check.title}, {finding.name}: {finding.value}. Remedy: {finding.remedy}"
+                remedy = f". Remedy: {finding.remedy}" if finding.remedy else ""
+                yield f"{result.check.title}, {finding.name}: {finding.value}{remedy}"
 
 
 def problems(results: Iterable[Result]) -> int:

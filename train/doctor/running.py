@@ -147,6 +147,6 @@ def _crash(code: int) -> Finding:
     except ValueError:
         how = f"ended with code {code}"
     remedy = "a driver or a native library crashed: install torch and the driver again, or choose another --device"
-    if code == -getattr(signal, "SIGKILL", 0):
+    if how.endswith("SIGKILL"):
         remedy = "the system ends processes where memory runs out: close other programs, or give the container more"
     return Finding(CRASHED, "fail", f"the process of this check {how}", remedy, {"exit_code": code})

@@ -7,6 +7,7 @@ import platform
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -15,11 +16,10 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from .findings import Finding, Options, attempt
+from .findings import TORCH, Finding, Options, attempt
 
 PACKAGE = "t2v-turbo"
 ROOT = Path(__file__).parents[2]
-TORCH = "choose the torch for your card at https://pytorch.org/get-started/locally"
 # Settings from outside that change what is found.
 VARIABLES = (
     *("T2V_TURBO_MODELS", "HF_HUB_OFFLINE", "HF_HOME"),
@@ -48,11 +48,8 @@ def examine(options: Options) -> Iterator[Finding]:
     yield Finding(PACKAGE, "ok", f"{declared.version}, {ROOT}", data={"version": declared.version})
     for requirement, extra in declared.needs:
         if applies(requirement, extra):
-            yield attempt(
-                requirement.name,
-                lambda requirement=requirement, extra=extra: installed(requirement, extra),
-                f"its installation is damaged: `python -m pip install --force-reinstall {requirement.name}`",
-            )
+            again = f"its installation is damaged: `python -m pip install --force-reinstall {requirement.name}`"
+            yield attempt(requirement.name, partial(installed, requirement, extra), again)
     yield variables()
 
 
