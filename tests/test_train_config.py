@@ -42,7 +42,7 @@ def test_paper_settings():
         (["steps=many"], "steps"),
         (["steps=0"], "steps=0 is too small"),
         (["lr=-1"], "lr=-1"),
-        (["precision=fp8"], "choose no, bf16, fp16"),
+        (["precision=fp8"], "choose auto, no, bf16, fp16"),
         (["target=teacher"], "choose online, ema"),
         (["omega_min=9", "omega_max=8"], "omega_min=9"),
         (["steps"], "write key=value"),

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
+from ..core.device import WIDE_PRECISIONS
 from ..core.energies import ENERGIES
 from ..core.guidance import COMBINATIONS
 from ..core.motion_prior import METHODS
@@ -33,7 +34,9 @@ from ..core.schedule import TRAIN_TIMESTEPS
 CONFIGS = Path(__file__).parent / "configs"
 # Sections of a file, apart from those of the stages.
 SHARED = "model"
-PRECISIONS = ("no", "bf16", "fp16")
+PRECISIONS = ("auto", "no", "bf16", "fp16")
+
+REWARD_PRECISIONS = ("auto", *WIDE_PRECISIONS)
 
 T = TypeVar("T")
 
@@ -97,7 +100,7 @@ class TrainerConfig:
     beta2: float = option(0.99, "optimiser's memory of squared gradients", minimum=0)
     max_grad_norm: float | None = option(1.0, "gradients are clipped to this norm; null = off", minimum=0)
     ema_decay: float | None = option(0.999, "decay of the averaged weights that are exported; null = off", minimum=0)
-    precision: str = option("no", "autocast: no (fp32), bf16 or fp16", choices=PRECISIONS)
+    precision: str = option("auto", "autocast: no = fp32; auto = bf16 where cards have it", choices=PRECISIONS)
     compile: bool = option(False, "torch.compile the network: minutes at the start, faster steps afterwards")
     seed: int = option(0, "seed of everything random")
     log_every: int = option(10, "steps between lines of stats.jsonl", minimum=1)
@@ -137,7 +140,7 @@ class PreprocessConfig:
     motion_energy: str = option("mean", "motion: energy; lambda 500 belongs to mean", choices=tuple(ENERGIES))
     motion_batch: int = option(1, "motion: records of one backward pass, which memory grows with", minimum=1)
     gradient_checkpointing: bool = option(False, "motion: 1.5 x the time for a third of a backward pass's memory")
-    precision: str = option("no", "autocast of the teacher: no (fp32), bf16 or fp16", choices=PRECISIONS)
+    precision: str = option("auto", "autocast of the teacher: no = fp32; auto = by device", choices=PRECISIONS)
     dtype: str = option("fp16", "how records are stored", choices=("fp16", "bf16", "fp32"))
     workers: int = option(0, "processes that decode videos ahead; 0 = none", minimum=0)
     seed: int = option(0, "seed of everything random")
@@ -169,7 +172,7 @@ class RewardConfig:
     long_captions: str = option("segments", "beyond a model's limit: mean of segments, or cut", choices=LONG_CAPTIONS)
     chunk: int = option(1, "frames decoded at once, which memory grows with", minimum=1)
     checkpointing: bool = option(False, "recompute the reward models in the backward pass: less memory, more time")
-    dtype: str = option("bf16", "precision of the decoder and the reward models", choices=("bf16", "fp32"))
+    dtype: str = option("auto", "of decoder and rewards; auto = bf16 where cards have it", choices=REWARD_PRECISIONS)
     device: str = option("auto", "where decoder and reward models are: auto = with the student, or cuda:1, cpu, …")
     offload: bool = option(False, "reward models wait on the CPU from the end of their backward pass to the next use")
     paths: str | None = option(None, "files that lie elsewhere, hps:FILE,clip:FILE; null = the usual places")

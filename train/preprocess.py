@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from ..core.device import DTYPES, pick_device
+from ..core.device import DTYPES, pick_autocast, pick_device
 from ..core.model import BASE_FILES, Model, family_folder, load, resolve_family
 from ..core.solver import DDIMSolver
 from .config import PreprocessConfig, add_config_arguments, load_config
@@ -112,6 +112,7 @@ def preprocess(config: PreprocessConfig, rank: int = 0, world: int = 1) -> Summa
     Raises:
         ValueError: for a wrong setting, or a folder of records that were made from something else.
     """
+    config = replace(config, precision=pick_autocast(config.precision, pick_device(config.model.device)))
     clips, folder = list_clips(config), Path(config.records)
     family = resolve_family(config.model.family)
     size = (config.frames or family.frames, config.height or family.height, config.width or family.width)
@@ -330,7 +331,7 @@ class RecordMaker:
 
     @contextlib.contextmanager
     def _inference(self) -> Iterator[None]:
-        precision = self.config.precision
+        precision = pick_autocast(self.config.precision, self.model.device)
         autocast = torch.autocast(self.model.device.type, DTYPES.get(precision), enabled=precision != "no")
         with torch.inference_mode(), autocast:
             yield

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..core.checkpoints import read_state, save_tensors
+from ..core.device import WIDE_PRECISIONS, pick_autocast, pick_device
 from .config import TrainerConfig
 
 logger = logging.getLogger(__name__)
@@ -81,7 +82,9 @@ class Trainer:
         follower: Follower | None = None,
     ):
         self.config, self.losses, self.folder, self.export, self.title = config, losses, Path(folder), export, title
-        self.accelerator = Accelerator(mixed_precision=config.precision, cpu=cpu or no_accelerator())
+        device = torch.device("cpu") if cpu else pick_device("auto")
+        precision = pick_autocast(config.precision, device, WIDE_PRECISIONS)
+        self.accelerator = Accelerator(mixed_precision=precision, cpu=cpu or no_accelerator())
         torch.manual_seed(config.seed)
         parameters = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
