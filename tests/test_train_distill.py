@@ -23,7 +23,7 @@ from t2v_turbo.train import cli, distill
 from t2v_turbo.train.config import load_config
 from t2v_turbo.train.records import RecordReader, RecordSet, iterate_batches
 from t2v_turbo.train.shapes.world import write_dataset
-from t2v_turbo.train.trainer import DivergedError, Follower, newest_checkpoint, read_stats, step_generator
+from t2v_turbo.train.trainer import DivergedError, newest_checkpoint, read_stats, step_generator
 
 # The grid that the tests reckon with, in a precision that they can compare, whatever the packaged file says.
 EXACT = ["solver_steps=200", "precision=no", "model.device=cpu"]
@@ -274,15 +274,6 @@ def test_a_change_of_the_rest_is_told(config, caplog):
     distill.distill(replace(config, steps=1))
     distill.distill(replace(config, steps=2, lr=1e-5))
     assert "other settings than it was begun with: steps, lr" in caplog.text.replace("lr, steps", "steps, lr")
-
-
-def test_the_follower_is_an_average():
-    model = torch.nn.Linear(2, 2)
-    follower = Follower(torch.nn.Linear(2, 2), 0.75)
-    expected = 0.75 * follower.network.weight + 0.25 * model.weight
-    follower.follow(model)
-    torch.testing.assert_close(follower.network.weight, expected)
-    assert not any(p.requires_grad for p in follower.parameters())
 
 
 # --- mistakes ----------
