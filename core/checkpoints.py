@@ -251,6 +251,6 @@ def save_tensors(tensors: StateDict, path: str | Path, metadata: dict[str, str])
         partial.chmod(path.parent.stat().st_mode & 0o666)
         os.replace(partial, path)
     except SafetensorError as error:  # what the library makes of an OSError
-        raise OSError(f"{path}: cannot be written ({error})") from error
+        raise OSError(f"{path}: {error}") from error
     finally:
         partial.unlink(missing_ok=True)

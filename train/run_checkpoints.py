@@ -86,8 +86,8 @@ class Checkpoint:
 def _save(state: dict[str, Any], path: Path) -> None:
     try:
         torch.save(state, path)
-    except RuntimeError as error:  # torch's writer tells of a full disk so
-        raise OSError(f"{path}: {_first_line(error)}") from error
+    except RuntimeError as error:  # what torch makes of an OSError, without its text
+        raise OSError(f"{path}: could not be written to its end, the disk may be full") from error
 
 
 def _read(path: Path) -> Any:
@@ -100,11 +100,11 @@ def _read(path: Path) -> Any:
     except FileNotFoundError as error:
         raise DamagedError(f"{path.name} is missing") from error
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise DamagedError(f"{path.name} cannot be read: {_first_line(error)}") from error
+        raise DamagedError(f"{path.name} cannot be read: {_brief(error)}") from error
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200]
+def _brief(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].split(". ")[0][:150]
 
 
 class RunCheckpoints:

@@ -98,6 +98,8 @@ class Trainer:
         self._resume()
         with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
+            if self.step >= self.config.steps:
+                self._export()  # which may be all that a full disk left undone
         main, config = self.accelerator.is_main_process, self.config
         bar = tqdm(total=config.steps, initial=self.step, desc=self.title, unit="step", disable=not main)
         with bar, self._stats() as stats:
@@ -184,9 +186,12 @@ class Trainer:
         if self.accelerator.is_main_process:
             with self._writing():
                 self.checkpoints.write(self._checkpoint())
-                if self.export:
-                    self.export(self.averaged(), self.step)
+                self._export()
         self.accelerator.wait_for_everyone()
+
+    def _export(self) -> None:
+        if self.export and self.accelerator.is_main_process:
+            self.export(self.averaged(), self.step)
 
     def _checkpoint(self) -> Checkpoint:
         tensors, states = {"model": weights_of(self._unwrapped())}, {"optimizer": self.optimizer.state_dict()}
@@ -243,8 +248,9 @@ class Trainer:
             raise
         except OSError as error:
             whole = newest_checkpoint(self.folder)
-            rest = f"{whole} is whole, the same command goes on from there" if whole else "there is no checkpoint yet"
-            raise WriteError(f"{self.folder}: cannot be written ({error}); {rest}: free some space first") from error
+            there = f"{whole} is whole, the same command goes on from it" if whole else "no checkpoint was saved yet"
+            reason = error.strerror or error
+            raise WriteError(f"{self.folder}: cannot be written ({reason}); {there}: make room there first") from error
 
 
 def make_accelerator(config: TrainerConfig, cpu: bool) -> Accelerator:
