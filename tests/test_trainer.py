@@ -155,18 +155,18 @@ def test_the_rate_rises_stays_and_falls(tmp_path):
     assert (by_hand(config, rates)[-1] - by_hand(config, [config.lr] * 10)[-1]).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("limit", [0.5, None, 0.0])
-def test_gradients_are_clipped_to_their_norm(limit, tmp_path):
-    config = replace(PLAIN, max_grad_norm=limit, weight_decay=0.1)
+@pytest.mark.parametrize("limit, accumulate", [(0.5, 1), (0.5, 3), (None, 1), (0.0, 1)])
+def test_gradients_are_clipped_to_their_norm(limit, accumulate, tmp_path):
+    config = replace(PLAIN, max_grad_norm=limit, accumulate=accumulate, weight_decay=0.1)
     trained = trainer_of(config, tmp_path).run()
     path = by_hand(config, [config.lr] * 8, clip=limit)
     assert_follows(trained, path[-1])
     if limit:  # the test can tell: all of these gradients are longer
         assert (path[-1] - by_hand(config, [config.lr] * 8)[-1]).abs().max() > 0.01
-    # What is logged is the norm before the clipping, here of the first step.
-    rows = batch_of(0)
-    x = torch.cat([DATA[rows], torch.ones(4, 1)], dim=1)
-    norm = (2 * x.T @ (x @ flat(Line()) - GOAL[rows, 0]) / 4).norm()
+    # What is logged is the norm before the clipping, here of the first step: of the mean over all of its rows.
+    rows = slice(0, 4 * accumulate)
+    x = torch.cat([DATA[rows], torch.ones(4 * accumulate, 1)], dim=1)
+    norm = (2 * x.T @ (x @ flat(Line()) - GOAL[rows, 0]) / len(x)).norm()
     assert read_stats(tmp_path)[0]["grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
 
 
@@ -459,7 +459,8 @@ class Wide(Line):
 
     def __init__(self):
         super().__init__()
-        self.more = nn.Linear(120, 120)
+        with seeded(8):
+            self.more = nn.Linear(120, 120)
 
     def forward(self, x):
         return self.linear(x) + self.more.weight.square().mean()
@@ -494,6 +495,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_nothing_in_part(limit, name,
     assert torch.equal(flat(resumed.averaged()), flat(trainer_of(config, tmp_path / "whole", Wide()).run()))
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("limit, whole_lines", [(80, 0), (200, 1)])  # too few bytes for a line; for the events of one
 def test_a_full_disk_while_logging_is_one_line(limit, whole_lines, tmp_path, files_up_to, capfd, monkeypatch):
     monkeypatch.setattr(trainer, "tqdm", partial(trainer.tqdm, file=io.StringIO()))  # what captures it is a file too
