@@ -1,17 +1,21 @@
 """Run by test_repeatable.py in processes of its own: every command that trains, in small, and what each left.
 
-    python repeatable_commands.py FOLDER        prints {command: {file: hash of its tensors or bytes}} as JSON
+    python repeatable_commands.py GIVEN FOLDER
+
+GIVEN holds clips and a family's files. Prints {command: {file: hash of its tensors or bytes}} as JSON.
 """
 
 import contextlib
 import hashlib
 import json
+import random
 import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import conftest
+import numpy
 import torch
 from safetensors import safe_open
 
@@ -21,7 +25,6 @@ from t2v_turbo.core.model import PACKAGED_WEIGHTS
 from t2v_turbo.core.unet import UNet3D
 from t2v_turbo.train import cli
 from t2v_turbo.train.shapes import recipes
-from t2v_turbo.train.shapes.world import write_dataset
 from t2v_turbo.train.trainer import newest_checkpoint
 
 # A teacher small enough for many runs, with dropout, which is random too.
@@ -42,14 +45,15 @@ DISTILL = {
 }
 
 
-def family(folder: Path) -> Path:
+def family(folder: Path) -> None:
     """The embedded family with a tiny teacher of fixed weights."""
     shutil.copytree(PACKAGED_WEIGHTS / "shapes", folder)
     checkpoints.save_unet(conftest.randomize(UNet3D(TINY), 0), folder / "teacher.safetensors")
-    return folder
 
 
 def command(*arguments: str) -> None:
+    # As a fresh process would begin; what came before left the global generators where its own seed put them.
+    torch.seed(), numpy.random.seed(), random.seed()
     with contextlib.redirect_stdout(sys.stderr):  # standard output is for the hashes
         assert cli.main(list(arguments)) == 0, arguments
 
@@ -73,25 +77,24 @@ def contents(folder: Path) -> dict[str, str]:
     return {path.name: content(path) for path in sorted(folder.iterdir()) if path.is_file()}
 
 
-def preprocessed(root: Path) -> dict[str, dict]:
-    write_dataset(root / "clips", 4, seed=0, style="dense")
+def preprocessed(root: Path, given: Path) -> dict[str, dict]:
     found = {}
     for name, settings in PREPROCESS.items():
         records = root / name.replace(" ", "-")
         command(
-            "preprocess", f"videos={root}/clips", f"records={records}", f"model.folder={root}/family", "batch_size=4",
+            "preprocess", f"videos={given}/clips", f"records={records}", f"model.folder={given}/family", "batch_size=4",
             "records_per_clip=2", "clips_per_shard=3", "solver_steps=4", "model.device=cpu", *settings,
         )  # fmt: skip
         found[name] = contents(records)
     return found
 
 
-def distilled(root: Path) -> dict[str, dict]:
+def distilled(root: Path, given: Path) -> dict[str, dict]:
     found = {}
     for name, settings in DISTILL.items():
         out = root / name.replace(" ", "-")
         command(
-            "distill", f"records={root}/preprocess-motion", f"out={out}", f"model.folder={root}/family",
+            "distill", f"records={root}/preprocess-motion", f"out={out}", f"model.folder={given}/family",
             "model.device=cpu", "steps=2", "batch_size=2", "lr=1e-2", "warmup=0", "log_every=1", "precision=no",
             "export_dtype=fp32", *settings,
         )  # fmt: skip
@@ -114,6 +117,5 @@ def trained(root: Path) -> dict[str, dict]:
 
 
 if __name__ == "__main__":
-    root = Path(sys.argv[1])
-    family(root / "family")
-    print(json.dumps(preprocessed(root) | distilled(root) | trained(root)))
+    given, root = map(Path, sys.argv[1:])
+    print(json.dumps(preprocessed(root, given) | distilled(root, given) | trained(root)))

@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from repeatable_commands import family
+
+from t2v_turbo.train.shapes.world import write_dataset
 
 SCRIPT = Path(__file__).with_name("repeatable_commands.py")
 COMMANDS = [
@@ -19,14 +22,15 @@ COMMANDS = [
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """What all commands left in two processes, whose sets and dictionaries of strings are ordered differently."""
-    started = []
+    given, started = tmp_path_factory.mktemp("given"), []
+    write_dataset(given / "clips", 4, seed=0, style="dense")
+    family(given / "family")
     for hashing in ("1", "2"):
-        folder = tmp_path_factory.mktemp("same") / "run"  # of the same length; the names differ
+        folder = tmp_path_factory.mktemp("run")
         environment = os.environ | {"PYTHONHASHSEED": hashing, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        started.append(subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(folder)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True,
-        ))  # fmt: skip
+        call = [sys.executable, str(SCRIPT), str(given), str(folder)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen(call, env=environment, **pipes))
     answers = [process.communicate(timeout=600) for process in started]
     for process, (_, told) in zip(started, answers):
         assert process.returncode == 0, told[-3000:]
