@@ -38,7 +38,7 @@ class Line(nn.Module):
         super().__init__()
         with torch.no_grad(), seeded(7):
             self.linear = nn.Linear(3, 1)
-        self.dropout, self.dtypes = nn.Dropout(dropout), []
+        self.dropout, self.dtypes, self.modes = nn.Dropout(dropout), [], set()
 
     def compile(self) -> None:
         super().compile(backend="eager")  # the default one needs a C++ compiler and a minute
@@ -48,6 +48,7 @@ class Line(nn.Module):
         if torch.compiler.is_compiling():
             return y + 10
         self.dtypes.append(y.dtype)
+        self.modes.add(torch.are_deterministic_algorithms_enabled())
         return y
 
 
@@ -108,17 +109,18 @@ def assert_follows(trained, expected):
 OTHERS = {
     "steps": 5, "batch_size": 3, "accumulate": 2, "lr": 0.02, "warmup": 4, "decay": 0.5, "weight_decay": 0.3,
     "beta2": 0.5, "max_grad_norm": 0.1, "ema_decay": 0.7, "precision": "bf16", "compile": True, "seed": 3,
-    "log_every": 3, "save_every": 2, "keep_checkpoints": 3,
+    "deterministic": True, "log_every": 3, "save_every": 2, "keep_checkpoints": 3,
 }  # fmt: skip
 
 
 def outcome(config, folder):
-    """All that a run leaves: weights, lines without their times, checkpoints, and the precision inside."""
+    """All that a run leaves: weights, lines without their times, checkpoints; and the modes inside."""
     AcceleratorState._reset_state(reset_partial_state=True)  # which allows one precision a process
     model = Line()
     trained = trainer_of(config, folder, model, noise=0.1).run()
     lines = [{name: line[name] for name in sorted(line) if name != "seconds_per_step"} for line in read_stats(folder)]
-    return flat(trained).tolist(), lines, [path.name for path in in_order(folder / "checkpoints")], set(model.dtypes)
+    checkpoints = [path.name for path in in_order(folder / "checkpoints")]
+    return flat(trained).tolist(), lines, checkpoints, set(model.dtypes), model.modes
 
 
 def test_no_setting_is_forgotten_here():
@@ -252,6 +254,16 @@ def test_dropout_and_draws_follow_the_seed_and_the_step(dropout, noise, tmp_path
     first = losses("a")
     assert first == losses("bcd") != losses("e", seed=1)
     assert len(set(first)) == len(first)
+
+
+def test_an_operation_that_is_not_deterministic_is_told(tmp_path):
+    def losses(model, step, generator):
+        return {"loss": model(DATA[:4]).sum() + torch.zeros(3).put_(torch.tensor([0, 0]), torch.ones(2)).sum()}
+
+    with pytest.raises(ValueError, match=r"deterministic=true: put_ has no such algorithm here"):
+        Trainer(replace(PLAIN, deterministic=True), Line(), losses, tmp_path, cpu=True).run()
+    assert not torch.are_deterministic_algorithms_enabled()
+    Trainer(PLAIN, Line(), losses, tmp_path, cpu=True).run()
 
 
 def test_fresh_weights_follow_the_seed_and_leave_the_global_numbers_alone():
@@ -570,8 +582,8 @@ def test_a_launcher_that_asks_for_what_is_not_done_is_told(tmp_path, monkeypatch
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")
 @pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
-def test_on_a_card_a_stopped_run_ends_the_same_and_only_logs_wait(precision, tmp_path):
-    config = replace(RESUMED, precision=precision)
+def test_on_a_card_a_stopped_run_ends_the_same(precision, tmp_path):
+    config = replace(RESUMED, precision=precision, deterministic=True)
     whole = trainer_of(config, tmp_path / "whole", Line(0.3), 0.5, cpu=False, follower=EMA(Line(), 0.9)).run()
     assert next(whole.parameters()).is_cuda
     stopped_after(3, tmp_path / "stopped", config, cpu=False, follower=EMA(Line(), 0.9))

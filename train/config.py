@@ -102,6 +102,7 @@ class TrainerConfig:
     precision: str = option("no", "autocast: no (fp32), bf16 or fp16", choices=PRECISIONS)
     compile: bool = option(False, "torch.compile the network: minutes at the start, faster steps afterwards")
     seed: int = option(0, "seed of everything random")
+    deterministic: bool = option(False, "on a GPU: equal runs are equal bit by bit, in about 1.5 x the time")
     log_every: int = option(10, "steps between lines of stats.jsonl", minimum=1)
     save_every: int = option(500, "steps between checkpoints", minimum=1)
     keep_checkpoints: int = option(2, "checkpoints that are kept", minimum=1)

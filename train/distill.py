@@ -62,8 +62,8 @@ motion of real clips, by motion_strength (lambda) in the noisiest fraction tau o
 the paper's other variant with motion=false.
 
 Stopped at any moment, the same command goes on from the newest checkpoint, and ends with the same weights as a run
-without a stop. <out> holds student.safetensors (averaged weights, renewed at every checkpoint), stats.jsonl,
-tensorboard/ and checkpoints/.
+without a stop: bit by bit on a CPU, and on a GPU with deterministic=true, which image rewards do not allow. <out> holds
+student.safetensors (averaged weights, renewed at every checkpoint), stats.jsonl, tensorboard/ and checkpoints/.
 
 Rewards score a few frames of the student's prediction, on samples with short captions alone. `t2v-turbo rewards cost`
 tells their time and memory. """ + MEANING

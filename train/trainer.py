@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -93,7 +94,7 @@ class Trainer:
         Raises:
             DivergedError: if the loss or its gradient is not finite.
             WriteError: if the disk is full.
-            ValueError: if the checkpoints are damaged, or of another network.
+            ValueError: if the checkpoints are damaged or of another network, or an operation is not deterministic.
         """
         self._resume()
         with self._writing():
@@ -102,7 +103,7 @@ class Trainer:
                 self._export()  # which may be all that a full disk left undone
         main, config = self.accelerator.is_main_process, self.config
         bar = tqdm(total=config.steps, initial=self.step, desc=self.title, unit="step", disable=not main)
-        with bar, self._stats() as stats:
+        with deterministic(config.deterministic), bar, self._stats() as stats:
             while self.step < config.steps:
                 values = self._train_step()
                 self.step += 1
@@ -294,3 +295,26 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):  # fresh weights are drawn on the CPU
         torch.manual_seed(seed % 2**63)
         yield
+
+
+@contextlib.contextmanager
+def deterministic(on: bool) -> Iterator[None]:
+    """Inside the block a GPU gives the same bits every time, by slower algorithms, if ``on``.
+
+    Raises:
+        ValueError: for an operation that has no such algorithm.
+    """
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    if on:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may refuse
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # slow, and nothing here reads such memory
+    try:
+        yield
+    except RuntimeError as error:
+        operation, found, _ = str(error).partition(" does not have a deterministic implementation")
+        if not (on and found):
+            raise
+        raise ValueError(f"deterministic=true: {operation} has no such algorithm here: leave it false") from error
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
