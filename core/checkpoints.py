@@ -282,7 +282,11 @@ def save_network(state: StateDict, path: str | Path, kind: str, config: dict, dt
 
 
 def save_tensors(tensors: StateDict, path: str | Path, metadata: dict[str, str]) -> None:
-    """Write safetensors under a temporary name, then rename: a file under its own name is always whole."""
+    """Write safetensors under a temporary name, then rename: a file under its own name is always whole.
+
+    Raises:
+        OSError: if the disk is full.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.part")
@@ -291,5 +295,7 @@ def save_tensors(tensors: StateDict, path: str | Path, metadata: dict[str, str])
         # The library creates files that only their owner may read; the folder tells who may.
         partial.chmod(path.parent.stat().st_mode & 0o666)
         os.replace(partial, path)
+    except SafetensorError as error:  # what the library makes of an OSError
+        raise OSError(f"{path}: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
