@@ -65,8 +65,8 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if body:
             part = content[start : self.server.cut]
+            self.server.sent += len(part)  # before the client has it, who may ask at once
             self.wfile.write(part)
-            self.server.sent += len(part)
 
     def log_message(self, *_):
         pass

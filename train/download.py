@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from huggingface_hub import get_hf_file_metadata, hf_hub_url
+from huggingface_hub import HfApi, hf_hub_url
 from tqdm.auto import tqdm
 
 from ..core.checkpoints import CheckpointError, read_state, select
@@ -144,7 +144,7 @@ def download(published: Published, folder: Path, endpoint: str | None = None) ->
     path = folder / published.file
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        promised = get_hf_file_metadata(url, endpoint=endpoint)
+        promised = HfApi(endpoint=endpoint).get_hf_file_metadata(url=url)
         if path.exists() and path.stat().st_size == promised.size:
             return path
         # The check sum in the name keeps the halves of two versions apart.
