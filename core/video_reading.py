@@ -24,6 +24,7 @@ from fractions import Fraction
 from functools import partial
 from itertools import chain, dropwhile, islice
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -175,17 +176,31 @@ def _pictures(path: Path) -> Iterator[Shot]:
                 yield time, partial(_over_black, np.asarray(image.convert("RGBA")))
                 delay = image.info.get("duration", 0)
                 time += (delay if delay > 10 else 100) / 1000
-        if _lacks_trailer(path):
+        if _is_cut_off(path):
             raise EOFError("it is cut off there")
     except Exception as error:  # Pillow's parsers raise errors of many kinds
         raise VideoError(f"{path}: broken after {time:.2f} s ({error})") from error
     yield time, None
 
 
-def _lacks_trailer(path: Path) -> bool:
-    """Whether a gif was cut between two frames, which Pillow takes for its end: zero, the end of a block, comes last."""
-    content = path.read_bytes()
-    return content[:4] == b"GIF8" and content.endswith(b"\0") and not content.rstrip(b"\0").endswith(b";")
+def _is_cut_off(path: Path) -> bool:
+    """Whether a gif ends before its trailer; Pillow takes a cut between two frames, or in an extension, for the end."""
+    with path.open("rb") as file:
+        if not file.read(6).startswith(b"GIF8"):
+            return False
+        _skip_palette(file, file.read(7)[4:5])
+        while (kind := file.read(1)) in (b"!", b","):
+            if kind == b",":
+                _skip_palette(file, file.read(9)[8:9])
+            file.seek(1, 1)  # label of an extension, or least bits of a code
+            while size := file.read(1).strip(b"\0"):
+                file.seek(size[0], 1)
+        return kind != b";"
+
+
+def _skip_palette(file: BinaryIO, flags: bytes) -> None:
+    if flags and flags[0] & 0x80:
+        file.seek(3 << (flags[0] % 8 + 1), 1)
 
 
 # --- everything else ---------

@@ -286,6 +286,21 @@ def test_truncated_animations(animation):
         assert np.array_equal(read_video(path, 2), frames[:2])
 
 
+def test_a_gif_that_is_cut_anywhere(animation):
+    """Also between frames, and in what stands before a frame; behind its end may be anything."""
+    path, frames = animation
+    if path.suffix == ".webp":
+        return
+    content = path.read_bytes()
+    for length in range(6, len(content)):
+        path.write_bytes(content[:length])
+        with pytest.raises(VideoError, match=r"clip\.gif: broken after 0\.\d\d s"):
+            read_video(path)
+    for behind in (b"", b"\0" * 9, b"\n", b"<html>"):
+        path.write_bytes(content + behind)
+        assert np.array_equal(read_video(path), frames)
+
+
 def test_delays_as_browsers_have_them(tmp_path):
     images = [Image.fromarray(numbered(i)) for i in range(3)]
     images[0].save(tmp_path / "a.gif", save_all=True, append_images=images[1:], duration=[0, 10, 20])

@@ -7,14 +7,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..core.video import check_folder
 from .records import write_json
 
 
 class KeptRows:
-    """A file of rows ``{"made_from": …, …}``, written anew after each, whole or not at all."""
+    """A file of rows ``{"made_from": …, …}``, written anew after each, whole or not at all.
+
+    Raises:
+        ValueError: if it cannot be written there.
+    """
 
     def __init__(self, path: Path):
         self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        check_folder(self.path)
 
     def find(self, made_from: dict) -> dict | None:
         """The row that was made from exactly this (JSON values), or None."""
@@ -27,7 +34,6 @@ class KeptRows:
         if row is None:
             row = {"made_from": made_from} | make()
             rows = [*self._rows(), row]  # read again: another process may have added some meanwhile
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.path, {"rows": rows})
         return row
 
