@@ -114,7 +114,7 @@ def check_rate(fps: float, suffix: str, name: str) -> None:
     low, high = RATES[suffix.lower()]
     if not low <= fps <= high:
         remedy = "; write an .mp4, or take a lower rate" if high < fps <= RATES[".mp4"][1] else ""
-        raise VideoError(f"{name}{fps:g} is outside {low:g}..{high:g}, the rates that a {suffix[1:]} carries{remedy}")
+        raise VideoError(f"{name}{fps:g} is outside {low:g}..{high:g}, the rates that {suffix[1:]} carries{remedy}")
 
 
 def _check_numbered(path: Path) -> None:

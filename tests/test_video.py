@@ -113,7 +113,7 @@ def test_tensor_round_trip():
 def test_a_file_keeps_its_rate_or_is_refused(tmp_path, ramp, suffix, fps):
     path = tmp_path / f"clip{suffix}"
     if fps > 50 and suffix != ".mp4":
-        with pytest.raises(VideoError, match=rf"fps={fps} is outside 0.01..50, the rates that a {suffix[1:]} carries"):
+        with pytest.raises(VideoError, match=rf"fps={fps} is outside 0.01..50, the rates that {suffix[1:]} carries"):
             video.write_video(path, ramp, fps)
         assert written(tmp_path) == []
         return
@@ -130,7 +130,7 @@ def test_a_file_keeps_its_rate_or_is_refused(tmp_path, ramp, suffix, fps):
 @pytest.mark.parametrize("fps", [0, -8, 0.0004, 241, 1e9, float("inf"), float("nan")])
 def test_impossible_rates(tmp_path, ramp, fps):
     for name in ("clip.mp4", "clip.gif", "clip.webp", "%d.png"):
-        with pytest.raises(VideoError, match=r"fps=.* is outside 0.01..(50|240), the rates that a \w+ carries"):
+        with pytest.raises(VideoError, match=r"fps=.* is outside 0.01..(50|240), the rates that \w+ carries"):
             video.check_writable(tmp_path / name, fps)
         with pytest.raises(VideoError, match="is outside"):
             video.write_video(tmp_path / name, ramp, fps)
