@@ -20,6 +20,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from itertools import chain, dropwhile, islice
@@ -50,6 +51,9 @@ ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 SEEK_LEADS = (0.0, 10.0)
 # Streams without a container, by FFmpeg's names: no header tells their length, no time stamp when a frame is shown.
 BARE = ("h264", "hevc", "mpegvideo", "m4v", "mjpeg")
+# These have an index, by which a clip can be read in any order.
+INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+PLAIN_PIXELS = ("yuv420p", "yuvj420p", "yuv444p")
 # Tags need not be UTF-8. PyAV 19 keeps what is none as lone surrogates; before, it has to be told to.
 TAGS = {"metadata_errors": "surrogateescape"} if int(av.__version__.partition(".")[0]) < 19 else {}
 
@@ -111,6 +115,60 @@ def video_duration(path: str | Path) -> float:
             return _promised_end(container, stream) or _measured_end(container, stream)
         except av.FFmpegError as error:
             raise VideoError(f"{path}: broken ({error.strerror})") from error
+
+
+@dataclass(frozen=True)
+class FrameTimes:
+    """When frames begin, in seconds after the first one, in the order of showing them; and when the last one ends."""
+
+    begins: tuple[float, ...]
+    end: float
+
+    def sampled(self, frames: int, fps: float, start: float) -> list[int]:
+        """Numbers of the frames that ``iterate_video`` shows; fewer if the clip is shorter."""
+        shots = [*((time, partial(int, i)) for i, time in enumerate(self.begins)), (self.end, None)]
+        return [number() for number in islice(_sampled(iter(shots), fps, start), frames)]
+
+
+def frame_times(path: str | Path) -> FrameTimes | None:
+    """The times of a clip's frames by its packets, without decoding one.
+
+    None where that is not sure, or where pixels need more than a change of their colour space: for a container other
+    than mp4, mov, mkv and webm, packets that are damaged, cut off, without time stamp, not to be shown or shown before
+    the key frame that they follow, more than 8 bits, transparency, halved chroma of an odd size, and pixels that are
+    not square.
+
+    Raises:
+        VideoError: if the file is missing or holds no video.
+    """
+    path = Path(path)
+    with _opened(path) as container:
+        stream = _video_stream(container, path)
+        if container.format.name not in INDEXED or not _is_plain(stream):
+            return None
+        try:
+            packets = [packet for packet in container.demux(stream) if packet.size]
+        except av.FFmpegError:
+            return None
+        clock, key = _Clock(container, stream), None
+        for packet in packets:
+            key = packet.pts if packet.is_keyframe else key
+            if packet.pts is None or packet.is_corrupt or packet.is_discard or key is None or packet.pts < key:
+                return None
+            clock.pass_packet(packet, 0.0)
+        promised = _promised_end(container, stream)
+        if not packets or (promised and clock.end < promised - 2 * clock.period - TOLERANCE):
+            return None
+        begins = sorted(float(packet.pts * packet.time_base) - clock.origin for packet in packets)
+        end = promised or clock.end
+        return FrameTimes(tuple(begins), end if end > begins[-1] else begins[-1] + clock.period)
+
+
+def _is_plain(stream: av.VideoStream) -> bool:
+    context, opaque = stream.codec_context, stream.metadata.get("alpha_mode") != "1"
+    # Of an odd size halved chroma is scaled in more ways than one.
+    even = context.pix_fmt == "yuv444p" or not (context.width % 2 or context.height % 2)
+    return opaque and even and context.pix_fmt in PLAIN_PIXELS and _pixel_aspect(stream) == 1
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from ..core.device import DTYPES, pick_device
 from ..core.model import BASE_FILES, Model, family_folder, load, resolve_family
 from ..core.solver import DDIMSolver
+from ..core.video_decord import decord_version, resolve_reader
 from .config import PreprocessConfig, add_config_arguments, load_config
 from .data import Clip, ClipDataset, DecodedClip, fingerprint, generator_for, list_clips
 from .records import Record, ShardWriter, begin, finish, shard_path
@@ -112,6 +113,7 @@ def preprocess(config: PreprocessConfig, rank: int = 0, world: int = 1) -> Summa
     Raises:
         ValueError: for a wrong setting, or a folder of records that were made from something else.
     """
+    config = replace(config, reader=resolve_reader(config.reader))
     clips, folder = list_clips(config), Path(config.records)
     family = resolve_family(config.model.family)
     size = (config.frames or family.frames, config.height or family.height, config.width or family.width)
@@ -139,6 +141,8 @@ def made_from(config: PreprocessConfig, clips: list[Clip], size: tuple[int, int,
         "fps": fps,
         **dict(zip(("frames", "height", "width"), size)),
         **{name: getattr(config, name) for name in same},
+        # Decord lets clips with damaged frames pass.
+        "reader": f"decord {decord_version()}" if config.reader == "decord" else None,
         "motion": {"tau": config.tau} | asdict(ScoreSettings.of(config)) if config.motion else None,
     }
 
