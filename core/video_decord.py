@@ -6,7 +6,7 @@ bits, transparency, pixels that are not square, halved chroma of an odd size, op
 its pixels equal those of PyAV.
 
 One thing no check sees: damage inside a frame. PyAV refuses such a clip; decord paints over it with other frames and
-says nothing. And it is hardly faster, for the decoders are the same. So it is off unless it is asked for.
+says nothing. And it is not faster, for the decoders are the same. So it is off unless it is asked for.
 """
 
 from __future__ import annotations

@@ -8,8 +8,6 @@ rate, a gif's delays and a rotated, a transparent or an anamorphic picture come 
 - a gif's delay of 10 ms or less counts as 100 ms, as browsers have it
 - what is damaged or ends sooner than its header says raises an error, if a wanted frame depends on it
 
-Files of PyAV 14 to 19 and of Pillow are read here and nowhere else, so that what changes in them is bridged here.
-
 Not done: tone mapping of HDR (values are taken as they are), deinterlacing, mirroring by metadata.
 """
 
@@ -54,7 +52,7 @@ BARE = ("h264", "hevc", "mpegvideo", "m4v", "mjpeg")
 # These have an index, by which a clip can be read in any order.
 INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 PLAIN_PIXELS = ("yuv420p", "yuvj420p", "yuv444p")
-# Tags need not be UTF-8. PyAV 19 keeps what is none as lone surrogates; before, it has to be told to.
+# The one argument that PyAV 14 to 18 need and 19 does not take: what to do with tags that are no UTF-8.
 TAGS = {"metadata_errors": "surrogateescape"} if int(av.__version__.partition(".")[0]) < 19 else {}
 
 # When a frame begins, and how to get its pixels, uint8 (H, W, 3); a clip's last shot is (its end, None).
@@ -78,7 +76,8 @@ def iterate_video(
     Args:
         frames: how many; None = to the end. Fewer come if the clip is shorter.
         fps: rate to sample at, by time stamps; None = every frame as stored.
-        start: seconds into the clip. Decoding begins at the key frame before it.
+        start: seconds into the clip. Decoding begins at the key frame before it, or at the file's where only counting
+            tells when a frame is shown.
 
     Raises:
         VideoError: if the file is missing or holds no video, no frame is shown at ``start`` or later, a wanted frame

@@ -121,6 +121,15 @@ def test_what_decord_sees_otherwise_goes_to_pyav(tmp_path, monkeypatch, change):
 
 
 @needs_decord
+def test_what_decord_cannot_open_goes_to_pyav(tmp_path, monkeypatch):
+    times = frame_times(make(tmp_path, "a.mp4"))
+    monkeypatch.setattr(video_decord, "frame_times", lambda _: times)
+    for content in (b"", b"no video" * 99, (tmp_path / "a.mp4").read_bytes()[:-700]):
+        (tmp_path / "b.mp4").write_bytes(content)
+        assert decord_frames(tmp_path / "b.mp4", 2, 8) is None
+
+
+@needs_decord
 def test_damage_inside_a_frame_passes(tmp_path):
     """Why it is off: PyAV refuses what decord paints over."""
     import av

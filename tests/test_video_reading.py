@@ -455,6 +455,11 @@ FORMATS = {  # where the suffix does not tell FFmpeg what to write
 }  # fmt: skip
 
 
+def test_the_usual_suffixes_are_there():
+    usual = "mp4 m4v mov 3gp webm mkv avi mpg mpeg vob ts mts m2ts wmv asf flv ogv mxf gif webp"
+    assert {f".{name}" for name in usual.split()} <= set(VIDEO_SUFFIXES)
+
+
 @pytest.mark.parametrize("suffix", VIDEO_SUFFIXES)
 def test_every_suffix_is_of_a_file_that_is_read(tmp_path, suffix):
     codec = CODECS.get(suffix, "libx264")

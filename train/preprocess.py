@@ -40,6 +40,9 @@ A motion score (Algorithm 1) pulls the teacher's step towards the motion of the 
 the noisiest fraction tau, unless the clip's column use_motion_guide says no. One inversion of a clip serves all of its
 records_per_clip draws; `t2v-turbo motion cost` compares grids of the inversion by cost and exactness.
 
+Videos are decoded by PyAV. reader=decord (pip install decord) takes decord for the clips that it reads alike: it is no
+faster on most, and lets clips with damaged frames pass, which PyAV refuses. Records tell which reader they are of.
+
 Stopped at any moment, the same command goes on with the shards that are missing. A clip that cannot be used is named
 with the reason in <records>/skipped.jsonl.
 """
