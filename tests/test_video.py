@@ -177,6 +177,7 @@ if cores == "one" and hasattr(os, "sched_setaffinity"):
 for size in ((64, 64), (40, 24), (320, 512)):
     for suffix in suffixes:
         write_video(f"{folder}/{size[0]}{suffix}", test_video.moving(*size))
+    write_video(f"{folder}/{size[0]}-full.mp4", test_video.moving(*size), full_chroma=True)
 """
 
 
@@ -190,7 +191,7 @@ def test_other_processes_write_the_same_file(tmp_path):
         command = [sys.executable, "-c", WRITER, cores, str(folder), *ALL[:3]]
         subprocess.run(command, check=True, env=environment, timeout=300)
         found.append({path.name: path.read_bytes() for path in folder.iterdir()})
-    assert len(found[0]) == 9
+    assert len(found[0]) == 12
     assert found[0] == found[1] == found[2]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ class KeptRows:
 
     def __init__(self, path: Path):
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        check_folder(self.path)
+        there = next(folder for folder in self.path.absolute().parents if os.path.exists(folder))
+        check_folder(there / self.path.name)
 
     def find(self, made_from: dict) -> dict | None:
         """The row that was made from exactly this (JSON values), or None."""
@@ -34,6 +35,7 @@ class KeptRows:
         if row is None:
             row = {"made_from": made_from} | make()
             rows = [*self._rows(), row]  # read again: another process may have added some meanwhile
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.path, {"rows": rows})
         return row
 
