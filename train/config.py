@@ -30,6 +30,7 @@ from ..core.rewards import PAPER_WEIGHTS
 from ..core.rewards.face import LONG_CAPTIONS
 from ..core.rewards.registry import reward_kind
 from ..core.schedule import TRAIN_TIMESTEPS
+from ..core.video_decord import READERS
 
 CONFIGS = Path(__file__).parent / "configs"
 # Sections of a file, apart from those of the stages.
@@ -145,6 +146,7 @@ class PreprocessConfig:
     gradient_checkpointing: bool = option(False, "motion: 1.5 x the time for a third of a backward pass's memory")
     precision: str = option("auto", "autocast of the teacher: no = fp32; auto = by device", choices=PRECISIONS)
     dtype: str = option("fp16", "how records are stored", choices=("fp16", "bf16", "fp32"))
+    reader: str = option("pyav", "pyav, or decord, which lets damaged frames pass; auto = if there", choices=READERS)
     workers: int = option(0, "processes that decode videos ahead; 0 = none", minimum=0)
     seed: int = option(0, "seed of everything random")
 

@@ -23,7 +23,7 @@ from ..core.motion_prior import MotionPrior
 from ..core.rewards import RewardMixture
 from ..core.schedule import TRAIN_TIMESTEPS, solver_grid
 from ..core.tables import markdown
-from ..core.video import check_writable, to_uint8, write_video
+from ..core.video import FORMATS, check_rate, check_writable, to_uint8, write_video
 from .best_of import Candidate, Contest, check_best_of, load_judges, numbered, tag
 from .options import add_device_arguments, device_and_dtype
 from .timing import stage, tell_peak, tell_start
@@ -38,6 +38,7 @@ examples:
   t2v-turbo generate "a red circle moves right" --steps 4 --seed 0 --out out.mp4
   t2v-turbo generate "a red circle" "a blue cross" --out clips/        one file a prompt, named after it
   t2v-turbo generate --prompts prompts.txt --out clips/ --format gif   one prompt a line
+  t2v-turbo generate "a red circle" --out frames/%05d.png              numbered pictures in a folder that is there
   t2v-turbo generate "a red circle moves right" --teacher --steps 50   the undistilled model, 50 DDIM steps
   t2v-turbo generate "a corgi surfing" --model videocrafter2           after `t2v-turbo download`
   t2v-turbo generate "a red circle" --teacher --motion prior.safetensors     with the motion of a reference clip
@@ -55,7 +56,9 @@ the paper's weights (hps 0.2, clip 0.2, internvideo2 0.5), or with yours: --rewa
 the others lie beside it, as NAME-seed5.mp4. A clip that holds NaN ends the command. The scores are of the clip before
 it is encoded; `t2v-turbo score` of the written mp4 differs from them slightly.
 
-The written mp4 carries the prompt, the seed and all settings as tags; a gif carries them as its comment.
+The written mp4 carries the prompt, the seed and all settings as tags; a gif carries them as its comment, a webp in its
+EXIF description, every PNG as text. An mp4 and PNG pictures take 0.01 to 240 frames per second, a gif and a webp 50 at
+most, as players show faster ones at 10. The same command and seed write the same file, byte for byte.
 """
 
 
@@ -88,7 +91,7 @@ def register(subparsers) -> None:
     parser.add_argument("--width", type=int, help="pixels, a multiple of 8 (default: the model's own)")
     parser.add_argument("--fps", type=float, help="frames per second of the file (default: the model's own)")
     parser.add_argument("--out", type=Path, default=Path("out.mp4"), help="file, or folder for several prompts")
-    parser.add_argument("--format", choices=("mp4", "gif"), default="mp4", help="of files in a folder (default: mp4)")
+    parser.add_argument("--format", choices=FORMATS, default="mp4", help="of files in a folder (default: mp4)")
     add_device_arguments(parser)
     parser.set_defaults(func=run)
 
@@ -98,6 +101,8 @@ def run(args: argparse.Namespace) -> int:
     prompts = read_prompts(args.prompt, args.prompts)
     check_settings(args)
     targets = output_files(prompts, args.out, args.format)
+    if args.fps is not None:
+        check_rate(args.fps, targets[0].suffix, "--fps ")
     device, dtype = device_and_dtype(args)
     prior = MotionPrior.load(args.motion) if args.motion else None
     judges = load_judges(args, device) if args.best_of else None
@@ -281,8 +286,6 @@ def check_settings(args: argparse.Namespace) -> None:
         raise ValueError(f"--steps {args.steps} is outside 1..{limit}: use 4 to 16 for a student, 50 for a teacher")
     if args.teacher and args.steps is not None:
         check_grid(args.steps)
-    if args.fps is not None and not 0 < args.fps <= 240:
-        raise ValueError(f"--fps {args.fps:g} is outside 0..240: use the model's own by leaving it out")
     if args.guidance is not None and not 1 <= args.guidance <= 100:
         raise ValueError(f"--guidance {args.guidance:g} is outside 1..100: 1 is no guidance, 7.5 is usual")
     check_motion_settings(args)
@@ -334,4 +337,12 @@ def output_files(prompts: list[str], out: Path, suffix: str) -> list[Path]:
         return [check_writable(out)]
     out.mkdir(parents=True, exist_ok=True)
     slugs = [re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "clip" for prompt in prompts]
+    if suffix == "png":
+        return [_numbered_pictures(out / f"{i:03d}-{slug}") for i, slug in enumerate(slugs)]
     return [check_writable(out / f"{i:03d}-{slug}.{suffix}") for i, slug in enumerate(slugs)]
+
+
+def _numbered_pictures(folder: Path) -> Path:
+    """The name for the pictures of a clip in a folder of its own."""
+    folder.mkdir(exist_ok=True)
+    return check_writable(folder / "%05d.png")

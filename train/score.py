@@ -233,9 +233,7 @@ def own_prompt(path: Path) -> str:
     Raises:
         VideoError: if there is none, or the file is broken.
     """
-    tags = read_metadata(path)
-    comment = dict(line.partition(": ")[::2] for line in tags.get("comment", "").splitlines())  # of a gif
-    prompt = (tags.get("prompt") or comment.get("prompt") or "").strip()
+    prompt = read_metadata(path).get("prompt", "").strip()
     if prompt and not prompt.startswith("{"):  # ComfyUI puts its graph there
         return prompt
     try:
