@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from .config import UNetConfig
-from .layers import fold_frames, unfold_frames, zero_init
+from .layers import unfold_frames, zero_init
 
 # Largest score matrix that counts as short: frames over frames, or a small picture over a prompt.
 SHORT_SCORES = 256 * 256
@@ -52,12 +53,12 @@ class Attention(nn.Module):
         """x (N, L, D), context (N / k, M, D') -> (N, L, D)."""
         if context is None:
             return self._attend(x, x)
-        shared = x.reshape(context.shape[0], -1, x.shape[-1])  # (N / k, k·L, D)
+        shared = rearrange(x, "(n k) l d -> n (k l) d", n=len(context))
         return self._attend(shared, context).view_as(x)
 
     def _attend(self, x: Tensor, context: Tensor) -> Tensor:
         q, k, v = (
-            proj(source).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (N, heads, L, d)
+            rearrange(proj(source), "n l (heads d) -> n heads l d", heads=self.heads)
             for proj, source in ((self.to_q, x), (self.to_k, context), (self.to_v, context))
         )
         if self.probe is None:
@@ -66,7 +67,7 @@ class Attention(nn.Module):
             probabilities = attention_probabilities(q, k)
             self.probe(probabilities)
             out = probabilities @ v
-        return self.to_out(out.transpose(1, 2).flatten(-2))
+        return self.to_out(rearrange(out, "n heads l d -> n l (heads d)"))
 
 
 class FeedForward(nn.Module):
@@ -125,9 +126,8 @@ class SpatialTransformer(Transformer):
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """x (B·F, C, H, W), context (B, L, D) -> (B·F, C, H, W)."""
-        tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B·F, H·W, C)
-        tokens = self.transform(tokens, context)
-        return x + tokens.transpose(1, 2).unflatten(2, x.shape[-2:])
+        tokens = self.transform(rearrange(self.norm(x), "n c h w -> n (h w) c"), context)
+        return x + rearrange(tokens, "n (h w) c -> n c h w", h=x.shape[-2])
 
 
 class TemporalTransformer(Transformer):
@@ -135,9 +135,7 @@ class TemporalTransformer(Transformer):
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
         """(B·F, C, H, W) -> the same shape."""
-        clip = unfold_frames(x, frames)  # (B, C, F, H, W)
-        b, _, _, height, width = clip.shape
-        tokens = self.norm(clip).permute(0, 3, 4, 2, 1).flatten(0, 2)  # (B·H·W, F, C)
-        tokens = self.transform(tokens)
-        delta = tokens.unflatten(0, (b, height, width)).permute(0, 4, 3, 1, 2)  # (B, C, F, H, W)
-        return x + fold_frames(delta)
+        height, width = x.shape[-2:]
+        normed = self.norm(unfold_frames(x, frames))  # statistics over the whole clip
+        tokens = self.transform(rearrange(normed, "b c f h w -> (b h w) f c"))
+        return x + rearrange(tokens, "(b h w) f c -> (b f) c h w", h=height, w=width)

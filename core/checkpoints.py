@@ -13,14 +13,17 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .config import TextConfig, UNetConfig, VAEConfig, unet_config_from_dict
 from .keymaps import KeyMap, StateDict, text_key_map, unet_key_map, vae_key_map
+from .mapped import MappedFiles, bring
 from .text import TextEncoder
 from .unet import UNet3D
 from .vae import VideoVAE
@@ -133,41 +136,59 @@ def conditions(state: StateDict, config: UNetConfig) -> UNetConfig:
 # --- the three networks ----------
 
 
-def load_unet(path: str | Path, config: UNetConfig) -> UNet3D:
-    """Load a teacher or student UNet, fp32 or as stored, on the CPU; its conditions are found out from the file.
+def load_unet(
+    path: str | Path,
+    config: UNetConfig,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> UNet3D:
+    """Load a teacher or student UNet straight to a device; its conditions are found out from the file.
 
     Args:
         path: VideoCrafter2's model.ckpt, T2V-Turbo-v2's unet_mg.pt or unet_no_mg.pt, or our own safetensors.
         config: sizes expected of a published file; our own files carry theirs.
     """
     state, metadata = read_state(path)
+    to = Destination(device, dtype, MappedFiles(Path(path).parent))
     if metadata.get("format") == FORMAT:
         config = unet_config_from_dict(own_config(metadata, "unet", path))
-        return fill(lambda: UNet3D(config), state, None, path)
+        return fill(lambda: UNet3D(config), state, None, path, to)
     state = select(state, "unet", path)
     config = conditions(state, config)
-    return fill(lambda: UNet3D(config), state, lambda keys: unet_key_map(config, keys), path)
+    return fill(lambda: UNet3D(config), state, lambda keys: unet_key_map(config, keys), path, to)
 
 
-def load_vae(path: str | Path, config: VAEConfig) -> VideoVAE:
+def load_vae(
+    path: str | Path,
+    config: VAEConfig,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> VideoVAE:
     """Load the autoencoder from VideoCrafter2's model.ckpt, a bare LDM state dict, or our own safetensors."""
     state, metadata = read_state(path)
+    to = Destination(device, dtype, MappedFiles(Path(path).parent))
     if metadata.get("format") == FORMAT:
         values = own_config(metadata, "vae", path)
         config = VAEConfig(**{**values, "channels": tuple(values["channels"])})
-        return fill(lambda: VideoVAE(config), {f"model.{k}": v for k, v in state.items()}, None, path)
+        return fill(lambda: VideoVAE(config), {f"model.{k}": v for k, v in state.items()}, None, path, to)
     state = select(state, "vae", path)
-    return fill(lambda: VideoVAE(config), state, lambda keys: vae_key_map(config, keys), path, part="model")
+    return fill(lambda: VideoVAE(config), state, lambda keys: vae_key_map(config, keys), path, to, part="model")
 
 
-def load_text(path: str | Path, config: TextConfig) -> TextEncoder:
+def load_text(
+    path: str | Path,
+    config: TextConfig,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> TextEncoder:
     """Load the text tower from VideoCrafter2's model.ckpt, a bare state dict, or our own safetensors."""
     state, metadata = read_state(path)
+    to = Destination(device, dtype, MappedFiles(Path(path).parent))
     if metadata.get("format") == FORMAT:
         config = TextConfig(**own_config(metadata, "text", path))
         merges = Path(path).parent / Path(config.merges).name if config.merges else None
-        return fill(lambda: TextEncoder(config, merges), {f"tower.{k}": v for k, v in state.items()}, None, path)
-    return fill(lambda: TextEncoder(config), select(state, "text", path), text_key_map, path, part="tower")
+        return fill(lambda: TextEncoder(config, merges), {f"tower.{k}": v for k, v in state.items()}, None, path, to)
+    return fill(lambda: TextEncoder(config), select(state, "text", path), text_key_map, path, to, part="tower")
 
 
 def own_config(metadata: dict[str, str], kind: str, path: str | Path) -> dict:
@@ -178,24 +199,49 @@ def own_config(metadata: dict[str, str], kind: str, path: str | Path) -> dict:
     return json.loads(metadata["config"])
 
 
+class Destination(NamedTuple):
+    """Where the weights of a file go, and from where they are mapped."""
+
+    device: str | torch.device = "cpu"
+    dtype: torch.dtype = torch.float32
+    source: MappedFiles | None = None
+
+
+ON_CPU = Destination()
+
+
 def fill(
     build: Callable[[], nn.Module],
     state: StateDict,
     key_map: Callable[[list[str]], KeyMap] | None,
     path: str | Path,
+    to: Destination = ON_CPU,
     part: str | None = None,
 ) -> nn.Module:
-    """Build a network without memory and put the file's tensors in place; strict about names and shapes."""
-    with torch.device("meta"):
+    """Build a network without memory and put the file's tensors in place; strict about names and shapes.
+
+    Every weight is read once and changes its format on the way, so that no second copy of the network ever exists.
+    Weights that are not changed stay mapped from the file, and are read when they are used.
+    """
+    with torch.device("meta"), WithoutInitialisation():
         model = build()
     target = getattr(model, part) if part else model
     expected = target.state_dict()
     if key_map is not None:
         state = key_map(list(expected)).from_published(state)
     _check_keys(state, expected, path)
-    # Weights stored in 8 or 16 bits are widened, so that the caller alone decides the precision.
-    target.load_state_dict({key: value.float() for key, value in state.items()}, strict=True, assign=True)
+    target.load_state_dict(bring(state, *to), strict=True, assign=True)
     return model.eval()
+
+
+class WithoutInitialisation(TorchFunctionMode):
+    """Layers are built without drawing their first weights, which takes time and is for nothing before loading."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return function(*args, **kwargs)
 
 
 def _check_keys(state: StateDict, expected: StateDict, path: str | Path) -> None:

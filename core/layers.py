@@ -6,6 +6,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 
@@ -47,12 +48,12 @@ def zero_init(module: nn.Module) -> nn.Module:
 
 def fold_frames(x: Tensor) -> Tensor:
     """(B, C, F, H, W) -> (B·F, C, H, W)."""
-    return x.transpose(1, 2).flatten(0, 1)
+    return rearrange(x, "b c f h w -> (b f) c h w")
 
 
 def unfold_frames(x: Tensor, frames: int) -> Tensor:
     """(B·F, C, H, W) -> (B, C, F, H, W)."""
-    return x.unflatten(0, (-1, frames)).transpose(1, 2)
+    return rearrange(x, "(b f) c h w -> b c f h w", f=frames)
 
 
 class TemporalConv(nn.Module):

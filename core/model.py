@@ -9,10 +9,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 
 from .checkpoints import CheckpointError, load_text, load_unet, load_vae
 from .config import FAMILIES, FamilyConfig
 from .consistency import sample_consistency, student_model
+from .device import free_memory
 from .guidance import cfg_model, motion_model
 from .motion_prior import MotionPrior
 from .schedule import NoiseSchedule, draw_noise
@@ -22,7 +24,8 @@ from .unet import UNet3D
 from .vae import VideoVAE
 
 PACKAGED_WEIGHTS = Path(__file__).parent.parent / "weights"
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Frames that are decoded at once where memory is plenty: more gain little.
+MAX_CHUNK = 8
 # Students by the name that `load` takes; the first that exists is the default.
 STUDENT_FILES = {
     "shapes": {"no-mg": "student.safetensors", "mg": "student_mg.safetensors"},
@@ -37,7 +40,10 @@ BASE_FILES = {
 
 @dataclass
 class Model:
-    """A model family with one UNet, teacher or student."""
+    """A model family with one UNet, teacher or student.
+
+    The text encoder stays where it was loaded, on the CPU, and visits the UNet's device to encode.
+    """
 
     family: FamilyConfig
     unet: UNet3D
@@ -53,11 +59,15 @@ class Model:
     def device(self) -> torch.device:
         return self.unet.device
 
-    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Model:
-        """Move all three networks, in place."""
-        for network in (self.unet, self.vae, self.text):
-            network.to(device=device, dtype=dtype)
-        return self
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.unet.dtype
+
+    @torch.no_grad()
+    def encode(self, prompts: list[str]) -> Tensor:
+        """Prompts -> context (B, L, D) on the UNet's device, with the text encoder there for as long as it takes."""
+        weights = {name: weight.to(self.device) for name, weight in self.text.named_parameters()}
+        return functional_call(self.text, weights, (self.text.tokenize(prompts),))
 
     def noise(
         self,
@@ -127,11 +137,11 @@ class Model:
         guidance = self.family.guidance_scale if guidance is None else guidance
         fps = self.family.fps_condition if fps_condition is None else fps_condition
         motion = self.family.motion_strength if motion is None else motion
-        context = self.text.encode(prompts).to(self.device)
+        context = self.encode(prompts)
         if self.is_student:
             predict = student_model(self.unet, context, guidance - 1, fps, motion, tau)
             return sample_consistency(predict, noise, self.schedule, steps or 4, generator, callback=callback)
-        given, steps = (context, self.text.encode([""]).to(self.device), guidance), steps or 50
+        given, steps = (context, self.encode([""]), guidance), steps or 50
         if prior is None:
             predict = cfg_model(self.unet, *given, fps)
         else:
@@ -164,8 +174,14 @@ class Model:
             )
 
     @torch.no_grad()
-    def decode(self, latents: Tensor, chunk: int = 16) -> Tensor:
-        """Latents (B, 4, F, h, w) -> frames (B, F, 3, H, W) in 0..1, fp32, on the CPU."""
+    def decode(self, latents: Tensor, chunk: int | None = None) -> Tensor:
+        """Latents (B, 4, F, h, w) -> frames (B, F, 3, H, W) in 0..1, fp32, on the CPU.
+
+        ``chunk`` frames are decoded at once; None = as many as half of the free memory holds, at most ``MAX_CHUNK``.
+        """
+        if chunk is None:
+            room = free_memory(self.vae.device) // 2
+            chunk = max(1, min(MAX_CHUNK, room // self.vae.frame_memory(*latents.shape[-2:])))
         return self.vae.decode(latents, chunk).float().cpu()
 
 
@@ -200,7 +216,7 @@ def load(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Model:
-    """Load a model for inference.
+    """Load a model for inference, straight to a device in a number format; the text encoder stays on the CPU.
 
     Args:
         family: "shapes" (embedded, nothing to download) or "videocrafter2".
@@ -215,11 +231,11 @@ def load(
     folder = Path(folder) if folder else family_folder(family.name)
     teacher_file, vae_file, text_file = (folder / name for name in BASE_FILES[family.name])
     unet_file = teacher_file if student is None else student_path(family.name, student, folder)
-    unet = load_unet(unet_file, family.unet)
+    unet = load_unet(unet_file, family.unet, device, dtype)
     if student is not None and not unet.takes_guidance:
         raise CheckpointError(f"{unet_file}: is a teacher without a guidance input; a student was expected")
-    vae, text = load_vae(vae_file, family.vae), load_text(text_file, family.text)
-    return Model(family, unet, vae, text).to(device, dtype)
+    vae = load_vae(vae_file, family.vae, device, dtype)
+    return Model(family, unet, vae, load_text(text_file, family.text, "cpu", dtype))
 
 
 def student_path(family: str, student: str | Path, folder: Path) -> Path:

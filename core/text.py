@@ -1,17 +1,65 @@
-"""OpenCLIP's text tower as the prompt encoder: penultimate layer, then the final norm."""
+"""OpenCLIP's text tower as the prompt encoder: penultimate layer, then the final norm.
+
+Its parameters are named as in OpenCLIP. It stands here in full, because importing that library costs seconds at every
+start; `tests/test_text.py` holds both against each other.
+"""
 
 from __future__ import annotations
 
 import math
-import zlib
+from collections import OrderedDict
 from pathlib import Path
 
 import torch
-from open_clip import SimpleTokenizer
-from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
 from .config import TextConfig
+from .tokenizer import CLIPTokenizer
+
+
+class ResidualAttentionBlock(nn.Module):
+    """Causal self-attention and a feed-forward layer, both residual: (B, L, D) -> the same shape."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(width)
+        self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.ln_2 = nn.LayerNorm(width)
+        layers = {"c_fc": nn.Linear(width, 4 * width), "gelu": nn.GELU(), "c_proj": nn.Linear(4 * width, width)}
+        self.mlp = nn.Sequential(OrderedDict(layers))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        h = self.ln_1(x)
+        x = x + self.attn(h, h, h, need_weights=False, attn_mask=mask)[0]
+        return x + self.mlp(self.ln_2(x))
+
+
+class TextTower(nn.Module):
+    """The weights of OpenCLIP's text tower; ``TextEncoder`` runs them."""
+
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        width = config.width
+        self.token_embedding = nn.Embedding(config.vocab_size, width)
+        self.positional_embedding = nn.Parameter(torch.empty(config.context_length, width))
+        blocks = (ResidualAttentionBlock(width, config.heads) for _ in range(config.layers))
+        self.transformer = nn.ModuleDict({"resblocks": nn.ModuleList(blocks)})
+        self.ln_final = nn.LayerNorm(width)
+        self.text_projection = nn.Parameter(torch.empty(width, config.embed_dim))
+        # Unused by the context; the published state dict has it and CLIP training needs it.
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self._initialise(width, config.layers)
+
+    def _initialise(self, width: int, layers: int) -> None:
+        """CLIP's deviations, for training from scratch."""
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+        nn.init.normal_(self.positional_embedding, std=0.01)
+        nn.init.normal_(self.text_projection, std=width**-0.5)
+        for block in self.transformer["resblocks"]:
+            nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
+            nn.init.normal_(block.attn.out_proj.weight, std=(2 * layers * width) ** -0.5)
+            nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
+            nn.init.normal_(block.mlp.c_proj.weight, std=(2 * layers * width) ** -0.5)
 
 
 class TextEncoder(nn.Module):
@@ -25,20 +73,8 @@ class TextEncoder(nn.Module):
     def __init__(self, config: TextConfig, merges: Path | None = None):
         super().__init__()
         self.config = config
-        self.tower = TextTransformer(
-            context_length=config.context_length,
-            vocab_size=config.vocab_size,
-            width=config.width,
-            heads=config.heads,
-            layers=config.layers,
-            output_dim=config.embed_dim,
-        )
-        # Unused by the context; kept because the published state dict has it and CLIP training needs it.
-        self.tower.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-        # The mask is made at use: as a buffer outside the state dict it would be lost when weights are put in place.
-        self.tower.attn_mask = None
-        self._merges = merges
-        self._tokenizer: SimpleTokenizer | None = None
+        self.tower = TextTower(config)
+        self.tokenizer = CLIPTokenizer(merges, config.context_length)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -48,23 +84,12 @@ class TextEncoder(nn.Module):
     def device(self) -> torch.device:
         return self.tower.ln_final.weight.device
 
-    @property
-    def tokenizer(self) -> SimpleTokenizer:
-        """Raises: ValueError: if the merges list is missing or damaged."""
-        if self._tokenizer is None:
-            where = {"bpe_path": str(self._merges)} if self._merges else {}
-            source = self._merges or "open_clip's vocabulary"
-            try:
-                self._tokenizer = SimpleTokenizer(context_length=self.config.context_length, **where)
-            except (OSError, EOFError, ValueError, zlib.error) as error:
-                raise ValueError(
-                    f"{source}: cannot be read as the merges list of the text encoder ({error}); put the one "
-                    "that came with the weights there"
-                ) from error
-        return self._tokenizer
-
     def tokenize(self, prompts: list[str]) -> Tensor:
-        """Token ids (B, 77), int64: start, ids, end, zeros; too long prompts are cut, keeping the end token."""
+        """Token ids (B, L), int64: start, ids, end, zeros; too long prompts are cut, keeping the end token.
+
+        Raises:
+            ValueError: if the merges list is missing or damaged.
+        """
         return self.tokenizer(prompts)
 
     def count_tokens(self, prompt: str) -> int:
@@ -78,8 +103,8 @@ class TextEncoder(nn.Module):
         x = tower.token_embedding(tokens).to(self.dtype)  # (B, L, D)
         x = x + tower.positional_embedding[: x.shape[1]].to(self.dtype)
         mask = x.new_full((x.shape[1], x.shape[1]), float("-inf")).triu(1)  # causal
-        for block in tower.transformer.resblocks[: self.config.layers - skip_last]:
-            x = block(x, attn_mask=mask)
+        for block in tower.transformer["resblocks"][: self.config.layers - skip_last]:
+            x = block(x, mask)
         return tower.ln_final(x)
 
     def encode(self, prompts: list[str]) -> Tensor:

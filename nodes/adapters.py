@@ -169,11 +169,7 @@ class FrameVAE:
 
     def _load(self, cells: tuple[int, int]) -> int:
         """Bring the network to its device; the number of frames that fit at once."""
-        config, model = self.vae.config, self.vae.model
-        tile = min(model.tile_latent_min_size, max(cells)) ** 2 if model.use_tiling else cells[0] * cells[1]
-        # A decoder's peak lies at full size, where about eight activations of the second level's width are alive.
-        elements = 8 * config.channels[min(1, len(config.channels) - 1)] * tile * self.downscale_ratio**2
-        frame = elements * self.vae.dtype.itemsize
+        frame = self.vae.frame_memory(*cells)
         host().load(self.patcher, frame)
         return max(1, min(16, host().free_memory(self.patcher.load_device) // frame))
 
@@ -181,14 +177,11 @@ class FrameVAE:
 @contextmanager
 def tiling(vae: VideoVAE, tile: int, overlap: int) -> Iterator[None]:
     """Tiles of ``tile`` latent cells that overlap by ``overlap``, while the block runs."""
-    model = vae.model
-    model.tile_latent_min_size, model.tile_sample_min_size = tile, tile * vae.config.downsampling
-    model.tile_overlap_factor = min(overlap / tile, 0.5)
-    model.enable_tiling()
+    vae.tile, vae.overlap = tile, overlap
     try:
         yield
     finally:
-        model.disable_tiling()
+        vae.tile, vae.overlap = None, 0
 
 
 def crop_to_multiple(frames: Tensor, factor: int) -> Tensor:

@@ -42,7 +42,7 @@ def is_reward_file(name: str) -> bool:
 
 def named_dtype(precision: str) -> torch.dtype:
     """The dtype of a precision out of the loader's list, other than "auto"."""
-    from ..core.model import DTYPES
+    from ..core.device import DTYPES
 
     return DTYPES[precision]
 

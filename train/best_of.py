@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..core.model import DTYPES, resolve_family
+from ..core.device import REWARD_PRECISIONS, pick_dtype
+from ..core.model import resolve_family
 from ..core.rewards import RewardMixture, load_mixture
 from ..core.rewards.registry import reward_kind
 from .config import named_values, reward_weight
@@ -123,7 +124,8 @@ def load_judges(args: argparse.Namespace, device: torch.device) -> RewardMixture
         ValueError: for a reward that is unknown, or whose file is missing or damaged.
     """
     weights = read_weights("hps" if args.reward is None else args.reward)
-    options = {"device": device, "dtype": DTYPES[args.dtype], "folder": args.checkpoints}
+    dtype = pick_dtype(args.dtype, device, REWARD_PRECISIONS)
+    options = {"device": device, "dtype": dtype, "folder": args.checkpoints}
     return load_mixture(weights, resolve_family(args.model).name, **options)
 
 

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from ..core.checkpoints import load_unet, save_unet
 from ..core.config import FamilyConfig
+from ..core.device import DTYPES
 from ..core.distillation import Batch, ConsistencyDistillation
-from ..core.model import BASE_FILES, DTYPES, family_folder, resolve_family
+from ..core.model import BASE_FILES, family_folder, resolve_family
 from ..core.schedule import NoiseSchedule
 from ..core.unet import UNet3D
 from .config import DistillConfig, add_config_arguments, load_config, save_config

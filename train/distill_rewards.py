@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ..core.checkpoints import load_vae
 from ..core.config import FamilyConfig
+from ..core.device import DTYPES, pick_device
 from ..core.distillation import Batch, ConsistencyDistillation, StepOutput
-from ..core.model import BASE_FILES, DTYPES, family_folder
+from ..core.model import BASE_FILES, family_folder
 from ..core.reward_loss import Guards, RewardLoss
 from ..core.rewards import load_mixture
 from .config import ModelConfig, RewardConfig
-from .device import pick_device
 from .records import use_reward
 
 logger = logging.getLogger(__name__)

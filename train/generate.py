@@ -16,15 +16,17 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..core.config import FAMILIES
+from ..core.device import dtype_name
 from ..core.guidance import COMBINATIONS
-from ..core.model import DTYPES, Model, family_folder, load, student_path
+from ..core.model import Model, family_folder, load, student_path
 from ..core.motion_prior import MotionPrior
 from ..core.rewards import RewardMixture
 from ..core.schedule import TRAIN_TIMESTEPS, solver_grid
 from ..core.tables import markdown
 from ..core.video import check_writable, to_uint8, write_video
 from .best_of import Candidate, Contest, check_best_of, load_judges, numbered, tag
-from .device import pick_device
+from .options import add_device_arguments, device_and_dtype
+from .timing import stage, tell_peak, tell_start
 
 # Guided part of the sampling where nothing says otherwise.
 TAU = 0.5
@@ -87,21 +89,20 @@ def register(subparsers) -> None:
     parser.add_argument("--fps", type=float, help="frames per second of the file (default: the model's own)")
     parser.add_argument("--out", type=Path, default=Path("out.mp4"), help="file, or folder for several prompts")
     parser.add_argument("--format", choices=("mp4", "gif"), default="mp4", help="of files in a folder (default: mp4)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu (default: auto)")
-    parser.add_argument("--dtype", choices=sorted(DTYPES), default="fp32", help="precision (default: fp32)")
+    add_device_arguments(parser)
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
+    tell_start()
     prompts = read_prompts(args.prompt, args.prompts)
     check_settings(args)
     targets = output_files(prompts, args.out, args.format)
-    device = pick_device(args.device)
+    device, dtype = device_and_dtype(args)
     prior = MotionPrior.load(args.motion) if args.motion else None
     judges = load_judges(args, device) if args.best_of else None
-    model = load(
-        args.model, None if args.teacher else args.student, args.checkpoints, device=device, dtype=DTYPES[args.dtype]
-    )
+    with stage("load the model", device):
+        model = load(args.model, None if args.teacher else args.student, args.checkpoints, device, dtype)
     settle_motion(args, model)
     clips = Clips(model, args, prior)
     count = args.best_of or 1
@@ -112,6 +113,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             clips.write(target, clips.sample(prompt, seed), prompt, seed)
         print(target)
+    tell_peak(device)
     return 0
 
 
@@ -130,11 +132,13 @@ class Clips:
         noise = model.noise(1, generator, *clip_size(args, model, prior))
         motion = {"motion": args.motion_strength, "tau": args.tau, "prior": prior, "combination": args.combination}
         model.check_motion(args.motion_strength, prior, noise.shape)  # before the progress bar begins
-        with tqdm(total=self.steps, desc=prompt[:40], unit="step", leave=False) as bar:
+        bar = tqdm(total=self.steps, desc=prompt[:40], unit="step", leave=False)
+        with stage("encode and sample", model.device), bar:
             latents = model.sample(
                 [prompt], noise, self.steps, self.guidance, generator, callback=lambda _: bar.update(), **motion
             )
-        frames = model.decode(latents)
+        with stage("decode", model.device):
+            frames = model.decode(latents)
         # A decoder hides infinite latents: its frames are clamped.
         if not (latents.isfinite().all() and frames.isfinite().all()):
             raise ValueError(f"seed {seed}: the clip holds NaN or infinite numbers; try {self.remedy()}")
@@ -144,7 +148,7 @@ class Clips:
         """What may keep numbers within their range."""
         strength = motion_settings(self.args, self.model, self.prior).get("motion_strength")
         smaller = f"--motion-strength below {strength:g}" if strength else "a smaller --guidance"
-        return smaller if self.args.dtype == "fp32" else f"--dtype fp32, or {smaller}"
+        return smaller if self.model.dtype == torch.float32 else f"--dtype fp32, or {smaller}"
 
     def write(self, target: Path, frames: Tensor, prompt: str, seed: int, **tags: str) -> None:
         """Write frames (1, F, 3, H, W) with the prompt, the seed, all settings and further tags."""
@@ -156,11 +160,12 @@ class Clips:
             "guidance": self.guidance,
             "size": f"{pixels.shape[2]}x{pixels.shape[1]}",
             "frames": len(pixels),
-            "dtype": self.args.dtype,
+            "dtype": dtype_name(self.model.dtype),
             **motion_settings(self.args, self.model, self.prior),
         }
         metadata = {"prompt": prompt, "seed": str(seed), "settings": json.dumps(settings)} | tags
-        write_video(target, pixels, self.args.fps or self.model.family.fps, metadata)
+        with stage("write the file"):
+            write_video(target, pixels, self.args.fps or self.model.family.fps, metadata)
 
     @property
     def steps(self) -> int:

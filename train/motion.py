@@ -10,15 +10,14 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..core.guidance import guided_timesteps
-from ..core.model import DTYPES, Model, load
+from ..core.model import Model, load
 from ..core.motion_prior import METHODS, MotionPrior, Origin, inversion_steps, make_prior
 from ..core.schedule import TRAIN_TIMESTEPS
 from ..core.video import replacing, to_uint8
 from . import motion_compare, motion_cost, motion_memory, motion_sweep, motion_transfer
 from .config import check_inversion_grid
 from .data import generator_for, read_frames
-from .device import pick_device
-from .options import add_model_arguments, check_minimum, check_suffix
+from .options import add_model_arguments, check_minimum, check_suffix, device_and_dtype
 
 EXAMPLES = """\
 examples:
@@ -92,7 +91,7 @@ def _register_preview(actions) -> None:
 
 def run_extract(args: argparse.Namespace) -> None:
     timesteps = check_extract(args)
-    model = load(args.model, None, args.checkpoints, pick_device(args.device), DTYPES[args.dtype])
+    model = load(args.model, None, args.checkpoints, *device_and_dtype(args))
     prior = extract(model, args, timesteps)
     prior.save(args.out)
     frames, height, width = prior.size
@@ -133,7 +132,7 @@ def extract(model: Model, args: argparse.Namespace, timesteps: list[int]) -> Mot
             bar.update()
 
         x0 = model.vae.encode(frames[None].float() / 255).to(model.device).float()
-        context = model.text.encode([args.caption]).to(model.device)
+        context = model.encode([args.caption])
         generator = generator_for("motion prior", args.seed)
         return make_prior(
             model.unet, x0, context, timesteps, model.schedule, origin, generator=generator, callback=show

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..core.model import DTYPES, Model, load
+from ..core.device import dtype_name
+from ..core.model import Model, load
 from ..core.schedule import NoiseSchedule
 from ..core.solver import DDIMSolver
 from ..core.tables import markdown
 from .config import PreprocessConfig, check_inversion_grid
 from .data import Clip, ClipDataset, DecodedClip, list_clips
-from .device import pick_device
 from .kept import KeptRows
-from .options import KEPT, add_model_arguments, check_minimum, check_tau
+from .options import KEPT, add_model_arguments, check_minimum, check_tau, device_and_dtype
 from .preprocess import RecordMaker, weights_of
 from .scores import ScoreSettings, is_guided
 from .shapes.world import render_clip
@@ -60,8 +60,9 @@ def run(args: argparse.Namespace) -> None:
         videos="", records="", motion=True, tau=args.tau, records_per_clip=max(args.records), seed=args.seed,
         gradient_checkpointing=args.gradient_checkpointing, dtype="fp32",
     )  # fmt: skip
-    model = load(args.model, None, args.checkpoints, pick_device(args.device), DTYPES[args.dtype])
-    made_from = {"weights": weights_of(args.model, args.checkpoints), "dtype": args.dtype, "videos": args.videos}
+    device, dtype = device_and_dtype(args)
+    model = load(args.model, None, args.checkpoints, device, dtype)
+    made_from = {"weights": weights_of(args.model, args.checkpoints), "dtype": dtype_name(dtype), "videos": args.videos}
     if args.videos:
         clips = read_clips(model, args.videos, args.clips, args.seed)
     else:

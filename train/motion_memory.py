@@ -61,7 +61,7 @@ class Cost(NamedTuple):
 
 
 def register(actions) -> None:
-    from ..core.model import DTYPES
+    from ..core.device import PRECISIONS
 
     memory = actions.add_parser(
         "memory", help="memory of the motion score, before and after chunking", description=ABOUT
@@ -72,19 +72,22 @@ def register(actions) -> None:
     memory.add_argument("--width", type=int, default=24, help="of the latents (default: 24; 512 pixels are 64)")
     memory.add_argument("--channels", type=int, default=80, help="width of the UNet (default: 80; VideoCrafter2: 320)")
     memory.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1 (default: cpu)")
-    memory.add_argument("--dtype", choices=sorted(DTYPES), default="fp32", help="precision (default: fp32)")
+    memory.add_argument("--dtype", choices=PRECISIONS, default="auto", help="precision (default: auto, fp32 on a CPU)")
     memory.add_argument("--seed", type=int, default=0)
     memory.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> None:
+    from ..core.device import dtype_name
     from ..core.tables import markdown
 
-    costs = measure_rows(setting_of(args))
+    setting = setting_of(args)
+    costs = measure_rows(setting)
     print(markdown(memory_table(costs)))
     print(
         f"{args.batch} clips of {args.frames} frames of {args.width}x{args.height} latents; UNet of "
-        f"{next(iter(costs.values())).weights / 1e6:.0f} M random weights, {args.dtype}, on {args.device}."
+        f"{next(iter(costs.values())).weights / 1e6:.0f} M random weights, {dtype_name(setting.dtype)}, on "
+        f"{setting.device}."
     )
 
 
@@ -94,8 +97,7 @@ def setting_of(args: argparse.Namespace) -> Setting:
     Raises:
         ValueError: for sizes that the UNet cannot have, or a device whose peak cannot be measured.
     """
-    from ..core.model import DTYPES
-    from .device import pick_device
+    from ..core.device import pick_device, pick_dtype
     from .options import check_minimum
 
     check_minimum("--batch", [args.batch], 2)  # one clip is one chunk
@@ -105,7 +107,8 @@ def setting_of(args: argparse.Namespace) -> Setting:
     if device.type != "cuda" and not (device.type == "cpu" and STATUS.exists()):
         raise ValueError(f"--device {args.device}: no peak can be read there; use cuda, or cpu under Linux")
     size = args.batch, args.frames, args.height, args.width
-    return Setting(scaled(args.channels), *size, str(device), DTYPES[args.dtype], args.seed, chunk=args.batch)
+    dtype = pick_dtype(args.dtype, device)
+    return Setting(scaled(args.channels), *size, str(device), dtype, args.seed, chunk=args.batch)
 
 
 def scaled(channels: int) -> UNetConfig:

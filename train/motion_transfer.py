@@ -141,7 +141,7 @@ def read_pairs(model: Model, pairs: list[Pair], sampling: Sampling, tau: float) 
     """The references' motion, one sample per pair, wherever a sampling with at most ``tau`` is guided."""
     x0 = model.vae.encode(torch.stack([from_uint8(pair.frames) for pair in pairs])).to(model.device).float()
     captions = [pair.caption for pair in pairs]
-    context, fps = model.text.encode(captions).to(model.device), model.family.fps_condition
+    context, fps = model.encode(captions), model.family.fps_condition
     generators = [generator_for("reference", sampling.seed, pair.number) for pair in pairs]
     predict, timesteps = cfg_model(model.unet, context, context, 1, fps), guided_timesteps(sampling.steps, tau)
     found = prior_latents(predict, x0, timesteps, model.schedule, sampling.method, sampling.grid, generators)
@@ -159,7 +159,7 @@ def sample_pairs(
 ) -> tuple[list[np.ndarray], Tensor]:
     """The teacher's clips, uint8 (F, H, W, 3) per pair, and the energy at every guided step (steps, B)."""
     scale = model.family.guidance_scale if sampling.scale is None else sampling.scale
-    context, empty = model.text.encode([pair.prompt for pair in pairs]), model.text.encode([""])
+    context, empty = model.encode([pair.prompt for pair in pairs]), model.encode([""])
     noise = model.noise(len(pairs), [generator_for("noise", sampling.seed, pair.number) for pair in pairs])
     energy = Recorded(find_energy("mean"))
     predict = motion_model(

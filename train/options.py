@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import torch
+
 from ..core.config import FAMILIES
-from ..core.model import DTYPES, Model, family_folder, load, student_path
+from ..core.device import PRECISIONS, dtype_name, pick_device, pick_dtype
+from ..core.model import Model, family_folder, load, student_path
 from ..core.motion_prior import METHODS
 from ..core.schedule import TRAIN_TIMESTEPS
 from ..core.video import check_folder
 from .config import check_inversion_grid
-from .device import pick_device
 from .preprocess import file_hash, weights_of
 
 KEPT = "a stopped run goes on from there"
@@ -24,8 +26,24 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_place_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoints", type=Path, metavar="DIR", help="folder of the model's files")
+    add_device_arguments(parser)
+
+
+def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu (default: auto)")
-    parser.add_argument("--dtype", choices=sorted(DTYPES), default="fp32", help="precision (default: fp32)")
+    parser.add_argument(
+        "--dtype",
+        choices=PRECISIONS,
+        default="auto",
+        help="precision: bf16, fp16, fp32, or auto: bf16 on cards that have it, fp16 on other cards and mps, fp32 on a "
+        "CPU (default: auto)",
+    )
+
+
+def device_and_dtype(args: argparse.Namespace) -> tuple[torch.device, torch.dtype]:
+    """What ``--device`` and ``--dtype`` mean here."""
+    device = pick_device(args.device)
+    return device, pick_dtype(args.dtype, device)
 
 
 def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,8 +58,9 @@ def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load_measured(args: argparse.Namespace, student: str | None) -> tuple[Model, dict]:
     """The embedded family's model that an experiment measures, and what its rows are bound to."""
-    model = load("shapes", student, args.checkpoints, pick_device(args.device), DTYPES[args.dtype])
-    made_from = {"weights": weights_of("shapes", args.checkpoints), "dtype": args.dtype}
+    device, dtype = device_and_dtype(args)
+    model = load("shapes", student, args.checkpoints, device, dtype)
+    made_from = {"weights": weights_of("shapes", args.checkpoints), "dtype": dtype_name(dtype)}
     if student:
         folder = args.checkpoints or family_folder("shapes")
         made_from |= {"student": file_hash(student_path("shapes", student, folder))}

@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from ..core.model import BASE_FILES, DTYPES, Model, family_folder, load, resolve_family
+from ..core.device import DTYPES, pick_device
+from ..core.model import BASE_FILES, Model, family_folder, load, resolve_family
 from ..core.solver import DDIMSolver
 from .config import PreprocessConfig, add_config_arguments, load_config
 from .data import Clip, ClipDataset, DecodedClip, fingerprint, generator_for, list_clips
-from .device import pick_device
 from .records import Record, ShardWriter, begin, finish, shard_path
 from .scores import MotionScorer, ScoreSettings, is_guided
 
@@ -234,7 +234,7 @@ class RecordMaker:
         self.dtype, self.guided, self._asked = DTYPES[config.dtype], 0, 0
         self.scorer = MotionScorer(model, ScoreSettings.of(config), config.motion_batch, config.gradient_checkpointing)
         with self._inference():
-            self.empty = self._stored(model.text.encode([""]))  # (1, L, D)
+            self.empty = self._stored(model.encode([""]))  # (1, L, D)
 
     @property
     def evaluations(self) -> int:
@@ -244,7 +244,7 @@ class RecordMaker:
     def __call__(self, clips: list[DecodedClip]) -> list[Record]:
         with self._inference():
             latents = torch.cat([self._encode(clip) for clip in clips])
-            context = self._stored(self.model.text.encode([clip.caption for clip in clips]))
+            context = self._stored(self.model.encode([clip.caption for clip in clips]))
             draws = []
             for row, clip in enumerate(clips):
                 own = [self._draw(clip, row, k) for k in range(self.config.records_per_clip)]

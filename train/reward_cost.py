@@ -18,8 +18,9 @@ from torch.utils._pytree import tree_leaves
 from tqdm.auto import tqdm
 
 from ..core.config import FAMILIES, SHAPES, FamilyConfig
+from ..core.device import REWARD_PRECISIONS, pick_device, pick_dtype
 from ..core.distillation import Batch, ConsistencyDistillation
-from ..core.model import DTYPES, family_folder, resolve_family
+from ..core.model import family_folder, resolve_family
 from ..core.reward_loss import RewardLoss
 from ..core.rewards import PAPER_WEIGHTS, Reward, RewardMixture, build_reward
 from ..core.schedule import NoiseSchedule
@@ -27,7 +28,6 @@ from ..core.tables import markdown
 from ..core.unet import UNet3D
 from ..core.vae import VideoVAE
 from .config import named_values
-from .device import pick_device
 from .options import check_minimum
 from .shapes.rewards import clip_config, new_internvideo2, write_vocabulary
 
@@ -72,7 +72,12 @@ def register(actions) -> None:
     cost.add_argument("--repeats", type=int, default=5, help="of every row (default: 5)")
     cost.add_argument("--gradient-checkpointing", action="store_true", help="of the student")
     cost.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
-    cost.add_argument("--dtype", choices=("bf16", "fp32"), default="fp32", help="of rewards, and of autocast")
+    cost.add_argument(
+        "--dtype",
+        choices=("auto", *REWARD_PRECISIONS),
+        default="auto",
+        help="of rewards, and of autocast; auto = bf16 on cards that have it, else fp32 (default: auto)",
+    )
     cost.set_defaults(func=run)
 
 
@@ -118,7 +123,8 @@ class Bench:
 
     def __init__(self, args: argparse.Namespace, family: FamilyConfig, folder: Path):
         torch.manual_seed(0)
-        self.device, self.dtype, self.frames = pick_device(args.device), DTYPES[args.dtype], family.frames
+        self.device, self.frames = pick_device(args.device), family.frames
+        self.dtype = pick_dtype(args.dtype, self.device, REWARD_PRECISIONS)
         self.student = UNet3D(family.unet.as_student()).train().to(self.device)
         self.student.checkpointing = args.gradient_checkpointing
         self.distillation = ConsistencyDistillation(NoiseSchedule())

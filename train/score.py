@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..core.model import DTYPES, resolve_family
+from ..core.device import REWARD_PRECISIONS, dtype_name, pick_device, pick_dtype
+from ..core.model import resolve_family
 from ..core.rewards import Reward, load_reward, present_rewards, reward_path
 from ..core.rewards.face import LONG_CAPTIONS
 from ..core.video import (
@@ -29,7 +30,6 @@ from ..core.video import (
 )
 from .config import PreprocessConfig
 from .data import Clip, ClipError, list_clips, read_captions
-from .device import pick_device
 from .generate import read_lines
 from .kept import KeptLines
 from .options import add_model_arguments, check_suffix
@@ -132,7 +132,8 @@ def judged_by(args: argparse.Namespace, rewards: dict[str, Reward]) -> dict:
     """What scores depend on but for the clip and its prompts, as JSON values."""
     family, folder = resolve_family(args.model).name, args.checkpoints
     files = {name: stamp(Path(reward_path(name, family, folder))) for name in rewards}
-    return {"rewards": files, "frames": args.frames, "long_captions": args.long_captions, "dtype": args.dtype}
+    dtype = dtype_name(pick_dtype(args.dtype, pick_device(args.device), REWARD_PRECISIONS))
+    return {"rewards": files, "frames": args.frames, "long_captions": args.long_captions, "dtype": dtype}
 
 
 def stamp(path: Path) -> list:
@@ -261,7 +262,9 @@ def load_rewards(args: argparse.Namespace) -> dict[str, Reward]:
             f"no reward model is there, such as {reward_path('hps', family, folder)}: fetch the published ones with "
             "`t2v-turbo download hps clip internvideo2` for --model videocrafter2, or name a folder with --checkpoints"
         )
-    options = {"device": pick_device(args.device), "dtype": DTYPES[args.dtype], "long_captions": args.long_captions}
+    device = pick_device(args.device)
+    dtype = pick_dtype(args.dtype, device, REWARD_PRECISIONS)
+    options = {"device": device, "dtype": dtype, "long_captions": args.long_captions}
     return {name: load_reward(name, family=family, folder=folder, **options) for name in names}
 
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ..text import TextEncoder
@@ -25,6 +24,8 @@ class CLIPReward(Reward):
     """
 
     def __init__(self, config: CLIPConfig, info: RewardInfo, folder: Path | None = None):
+        from open_clip.transformer import VisionTransformer  # takes seconds, and most commands have no reward
+
         super().__init__(replace(info, text_limit=config.text.context_length))
         if config.square not in SQUARES:
             raise ValueError(f"square='{config.square}' is unknown; use {', '.join(SQUARES)}")

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from .bert import BERTText
@@ -36,6 +35,8 @@ class BLIPReward(Reward):
     """
 
     def __init__(self, config: ImageRewardConfig, info: RewardInfo, folder: Path | None = None):
+        from timm.models.vision_transformer import VisionTransformer  # takes seconds, and most commands have no reward
+
         super().__init__(replace(info, text_limit=config.text.context_length))
         self.config = config
         vision = config.vision

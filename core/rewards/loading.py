@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from ..checkpoints import FORMAT, CheckpointError, fill, own_config, read_state, save_network
+from ..checkpoints import FORMAT, CheckpointError, Destination, fill, own_config, read_state, save_network
+from ..mapped import MappedFiles
 from ..model import PACKAGED_WEIGHTS, models_folder
 from .config import config_from_dict
 from .face import LONG_CAPTIONS, Reward, RewardInfo
@@ -71,14 +72,15 @@ def load_reward(
         raise ValueError(f"long_captions='{long_captions}' is unknown; use {' or '.join(LONG_CAPTIONS)}")
     path = Path(path) if path else _present_path(name, family, folder)
     state, metadata = read_state(path)
+    to = Destination(device, dtype, MappedFiles(path.parent))
     if metadata.get("format") == FORMAT:
         config, info = _own_description(name, metadata, path)
-        reward = fill(lambda: build_reward(name, config, path.parent, info), state, None, path)
+        reward = fill(lambda: build_reward(name, config, path.parent, info), state, None, path, to)
     else:
         config = config or kind.config
         state = kind.prepare(state, config)
         reward = fill(
-            lambda: build_reward(name, config, path.parent), state, lambda keys: kind.key_map(keys, config), path
+            lambda: build_reward(name, config, path.parent), state, lambda keys: kind.key_map(keys, config), path, to
         )
     reward.long_captions = long_captions
     return reward.requires_grad_(False).to(device, dtype)

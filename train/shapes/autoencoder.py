@@ -51,8 +51,8 @@ class AutoencoderLoss(nn.Module):
 
     def forward(self, pixels: Tensor, noise: Tensor) -> dict[str, Tensor]:
         """pixels (N, 3, H, W) in -1..1, noise shaped like the latents."""
-        posterior = self.vae.model.encode(pixels).latent_dist
-        decoded = self.vae.model.decode(posterior.mean + posterior.std * noise).sample.float()
+        posterior = self.vae.model.encode(pixels)
+        decoded = self.vae.model.decode(posterior.mean + posterior.std * noise).float()
         l1 = F.l1_loss(decoded, pixels)
         edge = sum(F.l1_loss(a, b) for a, b in zip(_edges(decoded), _edges(pixels)))
         kl = posterior.kl().mean() / pixels[0].numel()

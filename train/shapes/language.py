@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from open_clip import SimpleTokenizer
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ...core.config import TextConfig
 from ...core.text import TextEncoder
+from ...core.tokenizer import packaged_vocabulary, read_merges
 from ..trainer import Trainer, TrainerConfig
 from .captions import COLORS, all_words
 from .world import WORLD, render_clip
@@ -37,9 +37,9 @@ def write_merges(path: Path) -> int:
     Returns:
         The vocabulary size: two ids per byte, one per merge, and the two special tokens.
     """
-    tokenizer = SimpleTokenizer()
-    used = {pair for word in all_words() for pair in _merges_of(word.lower(), tokenizer.bpe_ranks)}
-    merges = sorted(used, key=tokenizer.bpe_ranks.__getitem__)
+    ranks = {pair: rank for rank, pair in enumerate(read_merges(packaged_vocabulary()))}
+    used = {pair for word in all_words() for pair in _merges_of(word.lower(), ranks)}
+    merges = sorted(used, key=ranks.__getitem__)
     lines = ["#version: t2v-turbo shapes"] + [" ".join(pair) for pair in merges]
     path.parent.mkdir(parents=True, exist_ok=True)
     # Without a time stamp, so that the same words give the same file.
