@@ -1,4 +1,4 @@
-"""Checkpoint files as they lie on a disk: torch's, safetensors, and either in shards. What they hold is judged elsewhere.
+"""Checkpoint files as they lie on a disk: torch's and safetensors, whole or in shards.
 
 Files come from strangers: nothing is unpickled beyond tensors, no path leaves the folder of an index, and every failure
 names the file, what was found and what to do.
@@ -27,6 +27,7 @@ _SHARD = re.compile(r"-(\d+)-of-(\d+)$")
 # Begin of the full names of classes that hold settings, as Lightning keeps them beside the weights.
 _SETTINGS = (
     "argparse.Namespace",
+    *(f"builtins.{name}" for name in ("bool", "dict", "float", "int", "list", "set", "str", "tuple")),
     "collections.",
     "lightning.",
     "lightning_fabric.",
@@ -164,8 +165,9 @@ def _read_torch(path: Path) -> Any:
     is_zip = zipfile.is_zipfile(path)
     if is_zip:
         _check_archive(path)
+    stand_ins = _stand_ins(path) if is_zip else []
     try:
-        with torch.serialization.safe_globals(_stand_ins(path) if is_zip else []):
+        with torch.serialization.safe_globals(stand_ins):
             # Files of before torch 1.6 are not zip archives and cannot be mapped.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
@@ -184,9 +186,9 @@ def _check_archive(path: Path) -> None:
         raise CheckpointError(f"{path}: damaged or truncated ({first_line(error)}); fetch it again") from error
     files = {name.name for name in names}
     if "data.pkl" not in files:
+        held = ", ".join(sorted(files)[:3]) or "nothing"
         raise CheckpointError(
-            f"{path}: is a zip archive that torch did not write (it holds {', '.join(sorted(files)[:3]) or 'nothing'}); "
-            "unpack it and name the checkpoint inside"
+            f"{path}: is a zip archive of {held}, which torch did not write; unpack it and name the checkpoint inside"
         )
     if "constants.pkl" in files:
         raise CheckpointError(f"{path}: is a TorchScript program, not weights; save its state_dict() as .safetensors")
@@ -225,8 +227,8 @@ def _index_of(shard: Path, number: str, count: str) -> Path:
     index = shard.with_name(f"{name}{shard.suffix}{INDEX_SUFFIX}")
     if not index.is_file():
         raise CheckpointError(
-            f"{shard}: is part {int(number)} of {int(count)} of a checkpoint, whose index {index.name} is not beside it; fetch "
-            "the index and all parts into one folder"
+            f"{shard}: is part {int(number)} of {int(count)} of a checkpoint, and its index {index.name} is not there; "
+            "fetch the index and all parts into one folder"
         )
     return index
 
@@ -257,11 +259,11 @@ def _shards(index: Path) -> dict[str, list[str]]:
     """Keys by file name; every file lies beside the index."""
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{index}: is no index of a checkpoint in parts (no weight_map); name the checkpoint itself")
+        raise CheckpointError(f"{index}: has no weight_map, so it is no index of a checkpoint; name the checkpoint")
     shards: dict[str, list[str]] = {}
     for key, name in weight_map.items():
         # A name with a folder or a drive in it could reach any file of the computer.
         if not isinstance(name, str) or not name.lower().endswith(SUFFIXES) or re.search(r"[/\\:\0]", name):
-            raise CheckpointError(f"{index}: names the file {name!r}, which is no part beside it; fetch the index again")
+            raise CheckpointError(f"{index}: names {name!r}, which is no checkpoint beside it; fetch the index again")
         shards.setdefault(name, []).append(key)
     return shards

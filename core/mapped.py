@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -48,19 +49,24 @@ def span(tensor: Tensor) -> tuple[int, int]:
 
 
 def bring(
-    state: dict[str, Tensor], device: str | torch.device, dtype: torch.dtype, source: MappedFiles | None = None
+    state: dict[str, Tensor],
+    device: str | torch.device,
+    dtype: torch.dtype,
+    source: MappedFiles | None = None,
+    change: Callable[[str, Tensor], Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Tensors on a device in a number format, several at a time; what is there already is not copied.
 
     Args:
         source: the files that they may be mapped from, whose pages are released as they are copied; None = no file.
+        change: (key, tensor) -> the tensor to bring instead.
     """
 
-    def one(value: Tensor) -> Tensor:
-        there = value.to(device=device, dtype=dtype)
+    def one(key: str, value: Tensor) -> Tensor:
+        there = (change(key, value) if change else value).to(device=device, dtype=dtype)
         if source and there.data_ptr() != value.data_ptr():
             source.release(value)
         return there
 
     with ThreadPoolExecutor(THREADS) as pool:
-        return dict(zip(state, pool.map(one, state.values())))
+        return dict(zip(state, pool.map(one, state, state.values())))

@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 PLAIN_ENTRIES = ("state_dict", "model_state_dict", "model", "module", "network", "net", "weights", "params")
 # Parts of keys that DDP, torch.compile, FSDP and activation checkpointing add.
 _ADDED = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-# Counters that averages keep among the weights.
-_COUNTERS = {"n_averaged", "num_updates", "decay", "initted", "step"}
+# torch's AveragedModel counts among the weights.
+_COUNTER = "n_averaged"
 # A moving average of the weights, by the name of its entry or prefix.
 _EMA = re.compile(r"(^|_)(ema|averaged_model)(_|$)")
 # The average that latent diffusion keeps: its keys are the model's without any dot.
@@ -45,10 +45,12 @@ def unwrap(content: Any, path: str | Path) -> StateDict:
     state = _restore_dots(_flatten(content, path, 0, set()))
     if not state:
         raise CheckpointError(f"{path}: holds no state dict of tensors but {_what(content)}; a checkpoint was expected")
-    bare = {_without_added(key): value for key, value in state.items() if not _is_counter(key, value)}
-    clashes = sum(not _is_counter(key, value) for key, value in state.items()) - len(bare)
-    if clashes:
-        raise CheckpointError(f"{path}: holds {clashes} weights twice, with and without 'module.'; save one of the two")
+    weights = {key: value for key, value in state.items() if key.rpartition(".")[2] != _COUNTER}
+    bare = {_without_added(key): value for key, value in weights.items()}
+    if len(bare) < len(weights):
+        raise CheckpointError(
+            f"{path}: holds {len(weights) - len(bare)} weights twice, with and without 'module.'; save one of the two"
+        )
     return bare
 
 
@@ -108,6 +110,8 @@ def _flatten(content: Any, path: str | Path, depth: int, seen: set[int]) -> Stat
         )
     if plain:
         own = entries.pop(plain[0])
+    elif entries and all(value.ndim == 0 for value in own.values()):
+        own = {}  # counters of a training beside its networks
     if own:
         entries = {key: state for key, state in entries.items() if is_ema(key)}
     return own | {f"{name}.{key}": value for name, state in entries.items() for key, value in state.items()}
@@ -118,10 +122,6 @@ def _entries(content: dict) -> Iterator[tuple[str, dict]]:
     for key, value in content.items():
         if isinstance(key, str) and isinstance(value, dict) and "param_groups" not in value:
             yield key, value
-
-
-def _is_counter(key: str, value: Tensor) -> bool:
-    return value.ndim == 0 and key.rpartition(".")[2] in _COUNTERS
 
 
 def _without_added(key: str) -> str:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from ..core.checkpoints import check_unet
 from ..core.config import FAMILIES, VIDEOCRAFTER2, FamilyConfig
+from ..core.lora import find_lora, guidance_dim
 from ..core.model import BASE_FILES, Model, family_folder, load
 from .comfy_host import host
 from .loader import EMBEDDED
@@ -17,7 +19,8 @@ def load_model(name: str) -> Model:
     """Load what the dropdown calls ``name``, fp32, on the CPU.
 
     Raises:
-        ValueError: if the model's other files are missing; ``CheckpointError`` for a file that is none of a model.
+        ValueError: if the model's other files are missing.
+        CheckpointError: for a file that is none of a model, which is told before anything that is missing.
     """
     if name in EMBEDDED:
         return load("shapes", EMBEDDED[name])
@@ -25,7 +28,23 @@ def load_model(name: str) -> Model:
     family = family_of(path)
     if path.name == BASE_FILES[family.name][0]:
         return load(family, None, path.parent)
-    return load(family, path, base_folder(family, path))
+    return load(family, path, base_folder(family, path, teacher=needs_teacher(path, family)))
+
+
+def needs_teacher(path: Path, family: FamilyConfig) -> bool:
+    """Whether a student's file is a LoRA of its teacher, as T2V-Turbo v1's is; otherwise it holds a UNet.
+
+    Raises:
+        ValueError: for any other file; ``CheckpointError`` for one that cannot be read.
+    """
+    lora = find_lora(path)
+    if lora is None:
+        check_unet(path)
+    elif not guidance_dim(lora, family.unet):
+        raise ValueError(
+            f"{path.name} is {lora}, not a model: choose the model it is for; `t2v-turbo generate --lora` merges it"
+        )
+    return lora is not None
 
 
 def family_of(path: Path) -> FamilyConfig:
@@ -42,16 +61,19 @@ def family_of(path: Path) -> FamilyConfig:
     return VIDEOCRAFTER2
 
 
-def base_folder(family: FamilyConfig, student: Path) -> Path:
+def base_folder(family: FamilyConfig, student: Path, teacher: bool = False) -> Path:
     """The folder with the autoencoder and the text encoder that a student needs: its own, or a models folder.
+
+    Args:
+        teacher: whether the teacher's file is needed as well.
 
     Raises:
         ValueError: if they are nowhere.
     """
-    needed = BASE_FILES[family.name]
+    needed = BASE_FILES[family.name] if teacher else BASE_FILES[family.name][1:]
     folders = [student.parent, *host().model_folders(), family_folder(family.name)]
     for folder in folders:
-        if all((folder / file).is_file() for file in needed[1:]):
+        if all((folder / file).is_file() for file in needed):
             return folder
-    files = " and ".join(sorted(set(needed[1:])))
+    files = " and ".join(sorted(set(needed)))
     raise ValueError(f"{student.name} needs {files} of {family.name}: put it beside the student or into {folders[1]}")
