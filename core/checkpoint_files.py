@@ -24,20 +24,16 @@ INDEX_SUFFIX = ".index.json"
 # Larger than the index of any model; what is larger is none.
 LARGEST_JSON = 64 << 20
 _SHARD = re.compile(r"-(\d+)-of-(\d+)$")
-# Begin of the full names of classes that hold settings, as Lightning keeps them beside the weights.
-_SETTINGS = (
-    "argparse.Namespace",
-    *(f"builtins.{name}" for name in ("bool", "dict", "float", "int", "list", "set", "str", "tuple")),
-    "collections.",
-    "lightning.",
-    "lightning_fabric.",
-    "numpy.",
-    "omegaconf.",
-    "pathlib.",
-    "pytorch_lightning.",
-    "typing.",
-    "_codecs.encode",
+# Classes that hold settings, as trainers keep them beside the weights: modules, and full names.
+_SETTINGS_MODULES = (
+    *("collections.", "numpy.", "pathlib.", "typing."),
+    *("lightning.", "lightning_fabric.", "pytorch_lightning.", "omegaconf."),
 )
+_SETTINGS = {
+    "argparse.Namespace",
+    "_codecs.encode",
+    *(f"builtins.{name}" for name in ("bool", "dict", "float", "int", "list", "set", "str", "tuple")),
+}
 # How files of other kinds begin, in lower case, and what to say of them.
 _OTHER_KINDS = {
     b"<!doctype": "is a web page, not a checkpoint: the link led to a page; fetch the file itself",
@@ -204,7 +200,7 @@ def _stand_ins(path: Path) -> list[tuple[type, str]]:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
     except (RuntimeError, ValueError, pickle.UnpicklingError):
         return []  # torch.load will say what is wrong
-    foreign = sorted(name for name in names if not name.startswith(_SETTINGS))
+    foreign = sorted(name for name in names if name not in _SETTINGS and not name.startswith(_SETTINGS_MODULES))
     if foreign:
         raise CheckpointError(_refusal(path, foreign))
     return [(_DictStandIn if name.lower().endswith("dict") else _StandIn, name) for name in names]

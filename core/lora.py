@@ -249,14 +249,19 @@ def _walked(config: UNetConfig) -> list[str]:
 
 @cache
 def _layer_names(config: UNetConfig) -> dict[str, str]:
-    """Names that a file may give a layer, by our keys and the published ones, with dots or underscores -> our key."""
+    """Names that a file may give a layer, by our keys and the published ones, with dots or underscores -> our key.
+
+    Ours with underscores may mean two layers (``mid.res`` and ``mid_res``); such a name stands for none.
+    """
     keys = list(_weights(config))
     names = unet_key_map(config, keys).names
-    table = {}
+    table, doubtful = {}, set()
     for key in keys:
         for name in (key.removesuffix(".weight"), names[key].removesuffix(".weight")):
-            table |= {name: key, name.replace(".", "_"): key}
-    return table
+            for spelling in (name, name.replace(".", "_")):
+                if table.setdefault(spelling, key) != key:
+                    doubtful.add(spelling)
+    return {name: key for name, key in table.items() if name not in doubtful}
 
 
 def _key_of(layer: str, config: UNetConfig) -> str | None:

@@ -512,9 +512,9 @@ def torchscript(path):
 @pytest.mark.parametrize(
     ("content", "found"),
     [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 99\n", "is a git-lfs pointer.*git lfs pull"),
         (b"  <!DOCTYPE html><html><body>Sign in</body></html>", "is a web page, not a checkpoint"),
         (b"<html>Entry not found</html>", "is a web page, not a checkpoint"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 99\n", "is a git-lfs pointer.*git lfs pull"),
         (b"GGUF" + bytes(100), "is a GGUF file"),
     ],
 )
