@@ -268,7 +268,10 @@ def unet_source(
             raise ValueError(f"{path}: holds whole weights, which take no strength ({strength:g}); leave it out")
         return path, given
     if not guidance_dim(lora, family.unet):
-        raise CheckpointError(f"{path}: is {lora} without a guidance input, so no student; give it with --lora")
+        raise CheckpointError(
+            f"{path}: is {lora}, which brings no guidance input to the UNet of {family.name} and so makes no student; give "
+            "it with --lora, or name the model that it is for with --model"
+        )
     if not teacher.is_file():
         raise CheckpointError(
             f"{path}: is {lora}, which makes a student of {teacher.name}; put that file into {folder}, or fetch it "

@@ -28,14 +28,15 @@ def load_model(name: str) -> Model:
     family = family_of(path)
     if path.name == BASE_FILES[family.name][0]:
         return load(family, None, path.parent)
-    return load(family, path, base_folder(family, path, teacher=needs_teacher(path, family)))
+    check_student(path, family)
+    return load(family, path, base_folder(family, path))
 
 
-def needs_teacher(path: Path, family: FamilyConfig) -> bool:
-    """Whether a student's file is a LoRA of its teacher, as T2V-Turbo v1's is; otherwise it holds a UNet.
+def check_student(path: Path, family: FamilyConfig) -> None:
+    """Open a chosen file far enough to say whether it holds a UNet, or a LoRA that makes a student of the teacher.
 
     Raises:
-        ValueError: for any other file; ``CheckpointError`` for one that cannot be read.
+        ValueError: for a LoRA of another kind; ``CheckpointError`` for any other file.
     """
     lora = find_lora(path)
     if lora is None:
@@ -44,7 +45,6 @@ def needs_teacher(path: Path, family: FamilyConfig) -> bool:
         raise ValueError(
             f"{path.name} is {lora}, not a model: choose the model it is for; `t2v-turbo generate --lora` merges it"
         )
-    return lora is not None
 
 
 def family_of(path: Path) -> FamilyConfig:
@@ -61,19 +61,16 @@ def family_of(path: Path) -> FamilyConfig:
     return VIDEOCRAFTER2
 
 
-def base_folder(family: FamilyConfig, student: Path, teacher: bool = False) -> Path:
+def base_folder(family: FamilyConfig, student: Path) -> Path:
     """The folder with the autoencoder and the text encoder that a student needs: its own, or a models folder.
-
-    Args:
-        teacher: whether the teacher's file is needed as well.
 
     Raises:
         ValueError: if they are nowhere.
     """
-    needed = BASE_FILES[family.name] if teacher else BASE_FILES[family.name][1:]
+    needed = BASE_FILES[family.name]
     folders = [student.parent, *host().model_folders(), family_folder(family.name)]
     for folder in folders:
-        if all((folder / file).is_file() for file in needed):
+        if all((folder / file).is_file() for file in needed[1:]):
             return folder
-    files = " and ".join(sorted(set(needed)))
+    files = " and ".join(sorted(set(needed[1:])))
     raise ValueError(f"{student.name} needs {files} of {family.name}: put it beside the student or into {folders[1]}")
