@@ -22,7 +22,8 @@ from .checkpoint_files import CheckpointError, read_file
 from .config import TextConfig, UNetConfig, VAEConfig, unet_config_from_dict
 from .foreign import describe, is_for_images
 from .keymaps import KeyMap, StateDict, text_key_map, unet_key_map, vae_key_map
-from .lora import Lora, add_guidance, is_adapter, is_walk, merging
+from .lora import add_guidance, merging
+from .lora_files import Lora, is_adapter, is_walk
 from .mapped import MappedFiles, bring
 from .text import TextEncoder
 from .unet import UNet3D

@@ -16,7 +16,8 @@ from .config import FAMILIES, FamilyConfig
 from .consistency import sample_consistency, student_model
 from .device import free_memory
 from .guidance import cfg_model, motion_model
-from .lora import Lora, find_lora, guidance_dim, load_lora, split_strength
+from .lora import guidance_dim, split_strength
+from .lora_files import Lora, find_lora, load_lora
 from .motion_prior import MotionPrior
 from .schedule import NoiseSchedule, draw_noise
 from .solver import Callback, sample_ddim
@@ -269,8 +270,8 @@ def unet_source(
         return path, given
     if not guidance_dim(lora, family.unet):
         raise CheckpointError(
-            f"{path}: is {lora}, which brings no guidance input to the UNet of {family.name} and so makes no student; give "
-            "it with --lora, or name the model that it is for with --model"
+            f"{path}: is {lora}, which brings no guidance input to the UNet of {family.name} and so makes no student; "
+            "give it with --lora, or name the model that it is for with --model"
         )
     if not teacher.is_file():
         raise CheckpointError(

@@ -9,7 +9,8 @@ from safetensors import SafetensorError, safe_open
 
 from ..core.checkpoints import check_unet
 from ..core.config import FAMILIES, VIDEOCRAFTER2, FamilyConfig
-from ..core.lora import find_lora, guidance_dim
+from ..core.lora import guidance_dim
+from ..core.lora_files import find_lora
 from ..core.model import BASE_FILES, Model, family_folder, load
 from .comfy_host import host
 from .loader import EMBEDDED

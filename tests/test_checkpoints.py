@@ -4,6 +4,8 @@ import argparse
 import json
 import pickle
 import shutil
+import sys
+import types
 import zipfile
 from collections import defaultdict
 from dataclasses import replace
@@ -12,6 +14,7 @@ from pathlib import PurePosixPath
 import pytest
 import torch
 from conftest import randomize
+from omegaconf import OmegaConf
 from published import SMALL, TEXT, UNET, VAE, published_keys, published_parts, published_unet, same
 from safetensors.torch import load_file, save_file
 
@@ -248,6 +251,15 @@ def lightning(state):
     }
 
 
+def foreign_class(monkeypatch):
+    """A class of a library that need not be there when the file is read; older trainers kept some as keys."""
+    name = "pytorch_lightning.callbacks.model_checkpoint"
+    for each in ("pytorch_lightning", "pytorch_lightning.callbacks", name):
+        monkeypatch.setitem(sys.modules, each, types.ModuleType(each))
+    sys.modules[name].ModelCheckpoint = type("ModelCheckpoint", (), {"__module__": name})
+    return sys.modules[name].ModelCheckpoint
+
+
 def prefixed(prefix):
     return lambda state: {prefix + key: value for key, value in state.items()}
 
@@ -261,6 +273,8 @@ WRAPPERS = {
     "compile": prefixed("_orig_mod."),
     "ddp of compile": prefixed("module._orig_mod."),
     "compile inside": compiled_inside,
+    "fsdp": lambda state: {f"_fsdp_wrapped_module.{key.replace('.', '._checkpoint_wrapped_module.', 1)}": value
+                           for key, value in state.items()},
     "comfyui": prefixed("diffusion_model."),
     "model": prefixed("model."),
     "unet": prefixed("unet."),
@@ -387,11 +401,16 @@ def test_what_could_be_meant_twice_is_refused(tmp_path, wrapper, refusal):
         checkpoints.load_unet(tmp_path / "run.pt", UNET)
 
 
-def test_settings_beside_the_weights_are_neither_built_nor_trusted(tmp_path):
+def test_settings_beside_the_weights_are_neither_built_nor_trusted(tmp_path, monkeypatch):
     """Known classes of settings are passed over; any other is named, and nothing is loaded."""
     unet, state = published_unet(UNET)
     torch.save({"state_dict": state, "hyper_parameters": defaultdict(list, a=[1])}, tmp_path / "a.ckpt")
     assert same(checkpoints.load_unet(tmp_path / "a.ckpt", UNET).state_dict(), unet.state_dict())
+    config = OmegaConf.create({"unet": {"channels": [32, 64]}, "lr": 1e-4})
+    with monkeypatch.context() as patch:
+        callbacks = {foreign_class(patch): {"best": 1}}
+        torch.save({"state_dict": state, "hyper_parameters": config, "callbacks": callbacks}, tmp_path / "c.ckpt")
+    assert same(checkpoints.load_unet(tmp_path / "c.ckpt", UNET).state_dict(), unet.state_dict())
     torch.save({"state_dict": state, "args": Settings()}, tmp_path / "b.ckpt")
     with pytest.raises(CheckpointError, match=r"other than tensors \(test_checkpoints\.Settings\).*\.safetensors"):
         checkpoints.load_unet(tmp_path / "b.ckpt", UNET)

@@ -15,7 +15,8 @@ from t2v_turbo.core import checkpoints
 from t2v_turbo.core.checkpoints import CheckpointError
 from t2v_turbo.core.config import FAMILIES, SHAPES, UNetConfig
 from t2v_turbo.core.keymaps import unet_key_map
-from t2v_turbo.core.lora import Factors, load_lora, merge_lora, split_strength
+from t2v_turbo.core.lora import merge_lora, split_strength
+from t2v_turbo.core.lora_files import Factors, load_lora
 from t2v_turbo.core.model import load
 from t2v_turbo.core.unet import UNet3D
 from t2v_turbo.core.video import read_metadata
@@ -463,7 +464,7 @@ def test_a_student_with_names(v1, tmp_path):
     with pytest.raises(CheckpointError, match="makes a teacher a student; give it as --student"):
         load(STUDENT, None, folder, loras=[(tmp_path / "named.safetensors", 1.0)])
     save_file({k: v for k, v in state.items() if "time_cond" not in k}, tmp_path / "plain.safetensors")
-    with pytest.raises(CheckpointError, match="brings no guidance input.*; give it with --lora"):
+    with pytest.raises(CheckpointError, match=r"brings no guidance input.*; give it with --lora"):
         load(STUDENT, tmp_path / "plain.safetensors", folder)
 
 

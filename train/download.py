@@ -14,7 +14,7 @@ from huggingface_hub import get_hf_file_metadata, hf_hub_url
 from tqdm.auto import tqdm
 
 from ..core.checkpoints import CheckpointError, read_state, select
-from ..core.lora import load_lora
+from ..core.lora_files import load_lora
 from ..core.model import BASE_FILES, STUDENT_FILES, models_folder
 from ..core.rewards import REWARDS, load_reward, reward_path
 from ..core.rewards.wordpiece import WordPiece
