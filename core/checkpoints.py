@@ -24,7 +24,7 @@ from .foreign import describe, is_for_images
 from .keymaps import KeyMap, StateDict, text_key_map, unet_key_map, vae_key_map
 from .lora import add_guidance, merging
 from .lora_files import Lora, is_adapter, is_walk
-from .mapped import MappedFiles, bring
+from .mapped import bring
 from .text import TextEncoder
 from .unet import UNet3D
 from .vae import VideoVAE
@@ -132,7 +132,7 @@ def load_unet(
         state = select(state, "unet", path)
         config = conditions(state, config)
     state, config = add_guidance(state, config, loras)
-    to = Destination(device, dtype, MappedFiles(Path(path).parent), merging(loras, config))
+    to = Destination(device, dtype, merging(loras, config))
     key_map = None if own else lambda keys: unet_key_map(config, keys)
     return fill(lambda: UNet3D(config), state, key_map, path, to)
 
@@ -145,7 +145,7 @@ def load_vae(
 ) -> VideoVAE:
     """Load the autoencoder from VideoCrafter2's model.ckpt, a bare LDM state dict, or our own safetensors."""
     state, metadata = read_state(path)
-    to = Destination(device, dtype, MappedFiles(Path(path).parent))
+    to = Destination(device, dtype)
     if metadata.get("format") == FORMAT:
         values = own_config(metadata, "vae", path)
         config = VAEConfig(**{**values, "channels": tuple(values["channels"])})
@@ -162,7 +162,7 @@ def load_text(
 ) -> TextEncoder:
     """Load the text tower from VideoCrafter2's model.ckpt, a bare state dict, or our own safetensors."""
     state, metadata = read_state(path)
-    to = Destination(device, dtype, MappedFiles(Path(path).parent))
+    to = Destination(device, dtype)
     if metadata.get("format") == FORMAT:
         config = TextConfig(**own_config(metadata, "text", path))
         merges = Path(path).parent / Path(config.merges).name if config.merges else None
@@ -179,11 +179,10 @@ def own_config(metadata: dict[str, str], kind: str, path: str | Path) -> dict:
 
 
 class Destination(NamedTuple):
-    """Where the weights of a file go, from where they are mapped, and what changes them on the way."""
+    """Where the weights of a file go, in which number format, and what changes them on the way."""
 
     device: str | torch.device = "cpu"
     dtype: torch.dtype = torch.float32
-    source: MappedFiles | None = None
     change: Callable[[str, Tensor], Tensor] | None = None
 
 

@@ -10,26 +10,22 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # Reading pages, changing the format and copying to a card overlap; more threads bring nothing.
 THREADS = 4
 MADV_DONTNEED = 4
+CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 
 
 class MappedFiles:
-    """Where in memory the files of a folder lie that are mapped at the moment; nowhere on systems that do not tell.
+    """Where in memory checkpoint files are mapped at the moment; nowhere on systems that do not tell."""
 
-    Args:
-        folder: of the files whose tensors were just read.
-    """
-
-    def __init__(self, folder: Path):
+    def __init__(self):
         maps = Path("/proc/self/maps")
         lines = maps.read_text(errors="replace").splitlines() if sys.platform == "linux" and maps.exists() else []
-        found = [line.split(maxsplit=5) for line in lines]
-        there = [fields[0] for fields in found if len(fields) == 6 and Path(fields[5]).parent == folder.resolve()]
-        self.ranges = [tuple(int(address, 16) for address in span.split("-")) for span in there]
+        spans = [line.split(maxsplit=1)[0] for line in lines if line.endswith(CHECKPOINT_SUFFIXES)]
+        self.ranges = [tuple(int(address, 16) for address in span.split("-")) for span in spans]
 
     def release(self, tensor: Tensor) -> None:
         """Take a tensor's pages out of this process; they stay in the system's cache, from where they come back.
@@ -52,21 +48,28 @@ def bring(
     state: dict[str, Tensor],
     device: str | torch.device,
     dtype: torch.dtype,
-    source: MappedFiles | None = None,
     change: Callable[[str, Tensor], Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Tensors on a device in a number format, several at a time; what is there already is not copied.
 
+    The pages of a file from which they are mapped are released as they are copied.
+
     Args:
-        source: the files that they may be mapped from, whose pages are released as they are copied; None = no file.
         change: (key, tensor) -> the tensor to bring instead.
     """
+    files = MappedFiles()
 
     def one(key: str, value: Tensor) -> Tensor:
         there = (change(key, value) if change else value).to(device=device, dtype=dtype)
-        if source and there.data_ptr() != value.data_ptr():
-            source.release(value)
+        if there is not value:
+            files.release(value)
         return there
 
     with ThreadPoolExecutor(THREADS) as pool:
         return dict(zip(state, pool.map(one, state, state.values())))
+
+
+def convert(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A network in another number format, in place, with no second copy of it in memory on the way."""
+    network.load_state_dict(bring(network.state_dict(), "cpu", dtype), assign=True)
+    return network.to(dtype)  # what is not part of the state dict

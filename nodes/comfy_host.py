@@ -80,7 +80,9 @@ class PlainHost:
         return torch.device("cpu")
 
     def patcher(self, module: nn.Module, kind: str, precision: str) -> PlainPatcher:
-        return PlainPatcher(module.to(self._dtype(precision)), self._device())
+        from ..core.mapped import convert
+
+        return PlainPatcher(convert(module, self._dtype(precision)), self._device())
 
     def video_model(self, network: FramesAsBatch, precision: str) -> PlainPatcher:
         from torch import nn
@@ -342,8 +344,11 @@ class ComfyHost:
         return [Path(folder) for folder in folder_paths.get_folder_paths(key)]
 
     def _patcher(self, model: nn.Module, kind: str, precision: str):
+        from ..core.mapped import convert
+
         load_device, offload_device = self._devices(kind)
-        return patcher_class()(model.to(self._dtype(kind, load_device, precision)), load_device, offload_device)
+        model = convert(model, self._dtype(kind, load_device, precision))
+        return patcher_class()(model, load_device, offload_device)
 
     def _devices(self, kind: str) -> tuple[torch.device, torch.device]:
         import comfy.model_management as management

@@ -273,8 +273,8 @@ WRAPPERS = {
     "compile": prefixed("_orig_mod."),
     "ddp of compile": prefixed("module._orig_mod."),
     "compile inside": compiled_inside,
-    "fsdp": lambda state: {f"_fsdp_wrapped_module.{key.replace('.', '._checkpoint_wrapped_module.', 1)}": value
-                           for key, value in state.items()},
+    "fsdp": lambda state: {f"_fsdp_wrapped_module.{part}._fsdp_wrapped_module._checkpoint_wrapped_module.{rest}": value
+                           for key, value in state.items() for part, _, rest in [key.partition(".")]},
     "comfyui": prefixed("diffusion_model."),
     "model": prefixed("model."),
     "unet": prefixed("unet."),

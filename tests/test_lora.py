@@ -179,6 +179,16 @@ def test_a_merged_weight_is_rounded_once(v1, dtype):
     assert ((model.unet.state_dict()[key].double() - exact).abs() <= exact.abs() * step * 1.01 + 1e-7).all()
 
 
+def test_a_file_in_bf16_is_merged_in_fp32(tmp_path, teacher_file):
+    state = {key: value.bfloat16() for key, value in published_unet(UNET)[1].items()}
+    torch.save(state, tmp_path / "half.pt")
+    pairs, products = named_pairs()
+    save_file(lora_state("kohya", pairs), tmp_path / "lora.safetensors")
+    loras = [(load_lora(tmp_path / "lora.safetensors"), 1.0)]
+    unet = checkpoints.load_unet(tmp_path / "half.pt", UNET, loras=loras)
+    check_merged(unet, published_unet(UNET)[0].bfloat16().float(), by_our_keys(products, UNET))
+
+
 @pytest.mark.parametrize("shape", [(6, 5), (6, 5, 3, 3), (6, 5, 3, 1, 1)])
 def test_the_product_of_factors_is_their_composition(shape):
     """Down, then up, as the trainers' layers do, for a linear layer and convolutions over two and three axes."""

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from ..checkpoints import FORMAT, CheckpointError, Destination, fill, own_config, read_state, save_network
-from ..mapped import MappedFiles
 from ..model import PACKAGED_WEIGHTS, models_folder
 from .config import config_from_dict
 from .face import LONG_CAPTIONS, Reward, RewardInfo
@@ -72,7 +71,7 @@ def load_reward(
         raise ValueError(f"long_captions='{long_captions}' is unknown; use {' or '.join(LONG_CAPTIONS)}")
     path = Path(path) if path else _present_path(name, family, folder)
     state, metadata = read_state(path)
-    to = Destination(device, dtype, MappedFiles(path.parent))
+    to = Destination(device, dtype)
     if metadata.get("format") == FORMAT:
         config, info = _own_description(name, metadata, path)
         reward = fill(lambda: build_reward(name, config, path.parent, info), state, None, path, to)
