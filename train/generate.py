@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from ..core.config import FAMILIES
 from ..core.device import dtype_name
 from ..core.guidance import COMBINATIONS
+from ..core.lora import split_strength
 from ..core.model import Model, family_folder, load, student_path
 from ..core.motion_prior import MotionPrior
 from ..core.rewards import RewardMixture
@@ -41,6 +42,8 @@ examples:
   t2v-turbo generate "a red circle" --out frames/%05d.png              numbered pictures in a folder that is there
   t2v-turbo generate "a red circle moves right" --teacher --steps 50   the undistilled model, 50 DDIM steps
   t2v-turbo generate "a corgi surfing" --model videocrafter2           after `t2v-turbo download`
+  t2v-turbo generate "a corgi surfing" --model videocrafter2 --student v1      T2V-Turbo v1, a LoRA of the teacher
+  t2v-turbo generate "a corgi surfing" --model videocrafter2 --lora style.safetensors:0.8
   t2v-turbo generate "a red circle" --teacher --motion prior.safetensors     with the motion of a reference clip
   t2v-turbo generate "a red circle moves right" --student mg --motion-strength 500     motion guidance built in
   t2v-turbo generate "a red circle" --best-of 8 --reward hps           eight seeds, the clip of the highest reward
@@ -73,8 +76,11 @@ def register(subparsers) -> None:
     parser.add_argument("prompt", nargs="*", help="what to show; several prompts make several videos")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="text file with one prompt a line")
     parser.add_argument("--model", default="shapes", help=f"{' or '.join(sorted(FAMILIES))} (default: shapes)")
-    parser.add_argument("--student", default="default", help="student by name (mg, no-mg) or checkpoint file")
+    parser.add_argument("--student", default="default", help="student by name (mg, no-mg, v1) or checkpoint file")
     parser.add_argument("--teacher", action="store_true", help="sample the teacher with DDIM and CFG instead")
+    parser.add_argument(
+        "--lora", action="append", default=[], metavar="FILE[:STRENGTH]", help="merge a LoRA (default: 1); repeatable"
+    )
     parser.add_argument("--checkpoints", type=Path, metavar="DIR", help="folder of the model's files")
     parser.add_argument("--steps", type=int, help="network evaluations (default: 4; teacher: 50)")
     parser.add_argument("--guidance", type=float, help="guidance scale, 1 = none (default: the model's own)")
@@ -107,7 +113,8 @@ def run(args: argparse.Namespace) -> int:
     prior = MotionPrior.load(args.motion) if args.motion else None
     judges = load_judges(args, device) if args.best_of else None
     with stage("load the model", device):
-        model = load(args.model, None if args.teacher else args.student, args.checkpoints, device, dtype)
+        loras = [split_strength(lora) for lora in args.lora]
+        model = load(args.model, None if args.teacher else args.student, args.checkpoints, device, dtype, loras)
     settle_motion(args, model)
     clips = Clips(model, args, prior)
     count = args.best_of or 1
@@ -167,6 +174,7 @@ class Clips:
             "frames": len(pixels),
             "dtype": dtype_name(self.model.dtype),
             **motion_settings(self.args, self.model, self.prior),
+            **({"loras": list(self.model.loras)} if self.model.loras else {}),
         }
         metadata = {"prompt": prompt, "seed": str(seed), "settings": json.dumps(settings)} | tags
         with stage("write the file"):
