@@ -8,129 +8,104 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
-import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .checkpoint_files import CheckpointError, read_file
 from .config import TextConfig, UNetConfig, VAEConfig, unet_config_from_dict
+from .foreign import describe, is_for_images
 from .keymaps import KeyMap, StateDict, text_key_map, unet_key_map, vae_key_map
+from .lora import add_guidance, merging
+from .lora_files import Lora, is_adapter, is_walk
 from .mapped import bring
 from .text import TextEncoder
 from .unet import UNet3D
 from .vae import VideoVAE
+from .wrappers import choose, unwrap
 
 FORMAT = "t2v-turbo"
 # Prefixes of the three networks in VideoCrafter2's model.ckpt.
 PUBLISHED_PREFIXES = {"unet": "model.diffusion_model.", "vae": "first_stage_model.", "text": "cond_stage_model."}
-# A key by which a bare published state dict of each kind is known.
-PUBLISHED_SIGNS = {
-    "unet": "time_embed.0.weight",
-    "vae": "encoder.conv_in.weight",
-    "text": "model.token_embedding.weight",
+# Keys by one of which each network is known, whatever stands before them: the published one and ours.
+SIGNS = {
+    "unet": ("time_embed.0.weight", "time_mlp.0.weight"),
+    "vae": ("encoder.conv_in.weight",),
+    "text": ("ln_final.weight",),
 }
-LORA = (
-    "this is a LoRA, as T2V-Turbo v1 is published (unet_lora.pt), which is not supported yet; "
-    "use T2V-Turbo-v2's unet_mg.pt or unet_no_mg.pt"
+USABLE = "use model.ckpt, unet_mg.pt, unet_no_mg.pt or our own safetensors"
+AS_LORA = (
+    "give it with --lora, or, if it makes a student of the teacher as T2V-Turbo v1's unet_lora.pt does, with --student "
+    "and the teacher's file (model.ckpt) in the models folder"
 )
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names the file, what was expected and what to do."""
 
 
 # --- reading ----------
 
 
 def read_state(path: str | Path) -> tuple[StateDict, dict[str, str]]:
-    """Read a state dict and its metadata from .safetensors, .pt, .pth or .ckpt, on the CPU, memory-mapped.
+    """Read a state dict and its metadata from safetensors or torch's files, on the CPU, memory-mapped.
 
-    Published wrappers (``state_dict``, ``module``) are taken off.
+    What trainers and wrappers put around the weights is taken off (``wrappers.unwrap``).
+
+    Args:
+        path: a file, the index of one in shards, a shard beside its index, or a folder with one of these.
 
     Raises:
         CheckpointError: if the file is missing, empty, truncated, or not a file of tensors.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint file; check the path, or fetch it with `t2v-turbo download`")
-    if path.stat().st_size == 0:
-        raise CheckpointError(f"{path}: the file is empty (0 bytes); delete it and fetch it again")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    if path.suffix in (".pt", ".pth", ".ckpt"):
-        return _read_torch(path), {}
-    raise CheckpointError(f"{path}: unknown kind of file '{path.suffix}'; use .safetensors, .pt, .pth or .ckpt")
-
-
-def _read_safetensors(path: Path) -> tuple[StateDict, dict[str, str]]:
-    try:
-        with safe_open(path, "pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{path}: not a complete safetensors file ({error}); it is truncated or of another kind: fetch it again"
-        ) from error
-
-
-def _read_torch(path: Path) -> StateDict:
-    try:
-        # Files of before torch 1.6 are not zip archives and cannot be mapped.
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: holds objects other than tensors, or is no checkpoint; it was not loaded, because such a file "
-            "can run code. Convert it to .safetensors where you trust it"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: damaged or truncated ({_first_line(error)}); fetch it again") from error
-    for wrapper in ("state_dict", "module"):
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    if isinstance(state, list) and state and all(isinstance(value, Tensor) for value in state):
-        raise CheckpointError(f"{path}: {LORA}")  # v1's trainer saved its factors as a bare list, up and down in turn
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path}: holds no state dict of tensors; a model checkpoint was expected")
-    return state
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200]
+    content, metadata = read_file(path)
+    if metadata.get("format") == FORMAT:
+        return content, metadata
+    if is_walk(content):
+        raise CheckpointError(f"{path}: is a LoRA, a bare list of {len(content)} factors; {AS_LORA}")
+    return unwrap(content, path), metadata
 
 
 def select(state: StateDict, kind: str, path: str | Path) -> StateDict:
-    """The part of a published state dict that belongs to network ``kind`` ("unet", "vae" or "text").
+    """The part of a state dict that belongs to network ``kind`` ("unet", "vae" or "text"), by published keys or ours.
 
     Raises:
-        CheckpointError: if there is no such network in the file.
+        CheckpointError: if there is no such network in the file, or several are.
     """
-    prefix, sign = PUBLISHED_PREFIXES[kind], PUBLISHED_SIGNS[kind]
-    if prefix + sign in state:
-        return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
-    if sign in state:
-        return state
-    if any("lora" in key.lower() for key in state):
-        raise CheckpointError(f"{path}: {LORA}")
-    raise CheckpointError(
-        f"{path}: holds no {kind} of VideoCrafter2's architecture (no key '{sign}' among its {len(state)} keys, "
-        f"which begin with {sorted(state)[:3]}); use model.ckpt, unet_mg.pt, unet_no_mg.pt or our own safetensors"
-    )
+    if is_adapter(state):
+        raise CheckpointError(f"{path}: is a LoRA of {len(state)} tensors; {AS_LORA}")
+    found = choose(state, SIGNS[kind], kind, path)
+    if found is None or (kind == "unet" and is_for_images(found)):
+        raise CheckpointError(
+            f"{path}: holds no {kind} of VideoCrafter2's architecture but {describe(found or state)}; {USABLE}"
+        )
+    return found
+
+
+def check_unet(path: str | Path) -> None:
+    """Open a file far enough to say whether it holds a UNet, before anything else is looked for.
+
+    Raises:
+        CheckpointError: if it holds none.
+    """
+    state, metadata = read_state(path)
+    if metadata.get("format") == FORMAT:
+        own_config(metadata, "unet", path)
+    else:
+        select(state, "unet", path)
 
 
 def conditions(state: StateDict, config: UNetConfig) -> UNetConfig:
-    """``config`` with the guidance and motion inputs that a published UNet state dict has."""
-    widths = {
-        field: state[key].shape[1] if key in state else None
-        for field, key in (("guidance_dim", "time_cond_proj.weight"), ("motion_dim", "motion_cond_proj.weight"))
+    """``config`` with the guidance and motion inputs that a UNet's state dict has, under published keys or ours."""
+    inputs = {
+        "guidance_dim": ("time_cond_proj.weight", "guidance_proj.weight"),
+        "motion_dim": ("motion_cond_proj.weight", "motion_proj.weight"),
     }
-    return replace(config, **widths)
+    found = {field: [state[key].shape for key in keys if key in state] for field, keys in inputs.items()}
+    return replace(config, **{field: shapes[0][-1] if shapes else None for field, shapes in found.items()})
 
 
 # --- the three networks ----------
@@ -141,21 +116,26 @@ def load_unet(
     config: UNetConfig,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
+    loras: Sequence[tuple[Lora, float]] = (),
 ) -> UNet3D:
     """Load a teacher or student UNet straight to a device; its conditions are found out from the file.
 
     Args:
         path: VideoCrafter2's model.ckpt, T2V-Turbo-v2's unet_mg.pt or unet_no_mg.pt, or our own safetensors.
         config: sizes expected of a published file; our own files carry theirs.
+        loras: to merge on the way, each with its strength; one that brings a guidance input makes a teacher a student.
     """
     state, metadata = read_state(path)
-    to = Destination(device, dtype)
-    if metadata.get("format") == FORMAT:
+    own = metadata.get("format") == FORMAT
+    if own:
         config = unet_config_from_dict(own_config(metadata, "unet", path))
-        return fill(lambda: UNet3D(config), state, None, path, to)
-    state = select(state, "unet", path)
-    config = conditions(state, config)
-    return fill(lambda: UNet3D(config), state, lambda keys: unet_key_map(config, keys), path, to)
+    else:
+        state = select(state, "unet", path)
+        config = conditions(state, config)
+    state, config = add_guidance(state, config, loras)
+    to = Destination(device, dtype, merging(loras, config))
+    key_map = None if own else lambda keys: unet_key_map(config, keys)
+    return fill(lambda: UNet3D(config), state, key_map, path, to)
 
 
 def load_vae(
@@ -200,10 +180,11 @@ def own_config(metadata: dict[str, str], kind: str, path: str | Path) -> dict:
 
 
 class Destination(NamedTuple):
-    """Where the weights of a file go, and in which number format."""
+    """Where the weights of a file go, in which number format, and what changes them on the way."""
 
     device: str | torch.device = "cpu"
     dtype: torch.dtype = torch.float32
+    change: Callable[[str, Tensor], Tensor] | None = None
 
 
 ON_CPU = Destination()
@@ -282,7 +263,11 @@ def save_network(state: StateDict, path: str | Path, kind: str, config: dict, dt
 
 
 def save_tensors(tensors: StateDict, path: str | Path, metadata: dict[str, str]) -> None:
-    """Write safetensors under a temporary name, then rename: a file under its own name is always whole."""
+    """Write safetensors under a temporary name, then rename: a file under its own name is always whole.
+
+    Raises:
+        OSError: if the disk is full.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.part")
@@ -291,5 +276,7 @@ def save_tensors(tensors: StateDict, path: str | Path, metadata: dict[str, str])
         # The library creates files that only their owner may read; the folder tells who may.
         partial.chmod(path.parent.stat().st_mode & 0o666)
         os.replace(partial, path)
+    except SafetensorError as error:  # what the library makes of an OSError
+        raise OSError(f"{path}: {error}") from error
     finally:
         partial.unlink(missing_ok=True)

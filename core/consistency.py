@@ -51,10 +51,11 @@ def student_model(
     """
 
     def predict(x: Tensor, t: Tensor) -> Tensor:
+        t = t.to(x.device)  # everything that the network is given lies where the latents do
         scales = {"omega": torch.full((x.shape[0],), float(omega), device=x.device)}
         if unet.takes_motion:
             scales["motion"] = (t >= (1 - tau) * 1000).float() * motion  # 0 is embedded, not dropped
-        return unet(x, t.to(x.device), context, fps=fps, **scales).float()
+        return unet(x, t, context, fps=fps, **scales).float()
 
     return predict
 

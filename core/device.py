@@ -7,8 +7,8 @@ import torch
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # What a person may ask for.
 PRECISIONS = ("auto", *DTYPES)
-# What "auto" may take for reward models: the method computes them in bf16, whose range is fp32's and fp16's is not.
-REWARD_PRECISIONS = ("bf16", "fp32")
+# What "auto" may take where numbers need the range of fp32, which bf16 has and fp16 has not: rewards and training.
+WIDE_PRECISIONS = ("bf16", "fp32")
 
 
 def pick_device(name: str, option: str = "--device ") -> torch.device:
@@ -48,6 +48,14 @@ def pick_dtype(name: str, device: torch.device, auto: tuple[str, ...] = tuple(DT
     if name not in DTYPES:
         raise ValueError(f"precision '{name}' is unknown; use {', '.join(PRECISIONS)}")
     return DTYPES[name]
+
+
+def pick_autocast(precision: str, device: torch.device, auto: tuple[str, ...] = tuple(DTYPES)) -> str:
+    """The precision of an autocast, "no", "bf16" or "fp16", with "auto" as in ``pick_dtype``."""
+    if precision != "auto":
+        return precision
+    found = dtype_name(pick_dtype("auto", device, auto))
+    return "no" if found == "fp32" else found
 
 
 def usual_dtype(device: torch.device) -> str:

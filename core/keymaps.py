@@ -131,6 +131,34 @@ def unet_key_map(config: UNetConfig, keys: list[str]) -> KeyMap:
     return KeyMap(names, {"entry.proj_in.weight": 1, "entry.proj_out.weight": 1})
 
 
+# The parts of published names in the order in which the published UNet registers its modules.
+_WALK = (
+    *("time_embed", "fps_embedding", "time_cond_proj", "motion_cond_proj", "combine_proj"),
+    *("input_blocks", "init_attn", "middle_block", "output_blocks", "out"),
+    *("in_layers", "emb_layers", "out_layers", "skip_connection", "temopral_conv", "conv1", "conv2", "conv3", "conv4"),
+    *("norm", "proj_in", "transformer_blocks", "proj_out"),
+    *("attn1", "ff", "attn2", "norm1", "norm2", "norm3", "to_q", "to_k", "to_v", "to_out", "net", "proj"),
+    *("op", "conv", "weight", "bias"),
+)
+
+
+def published_walk(names: dict[str, str]) -> list[str]:
+    """Our keys in the order in which the published UNet's own ``modules()`` comes to their layers.
+
+    It differs from ours: the entry follows all of the encoder, and a transformer block's feed-forward layer stands
+    between its two attentions.
+
+    Args:
+        names: our key -> the published one, of the UNet.
+    """
+    parts = {part: i for i, part in enumerate(_WALK)}
+
+    def place(key: str) -> list[int]:
+        return [int(part) if part.isdigit() else parts[part] for part in names[key].split(".")]
+
+    return sorted(names, key=place)
+
+
 # --- the autoencoder: diffusers' names on our side, LDM's in the published file ----------
 
 _VAE_LEAVES = [

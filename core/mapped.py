@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -43,21 +44,29 @@ def span(tensor: Tensor) -> tuple[int, int]:
     return start, start + tensor.numel() * tensor.element_size()
 
 
-def bring(state: dict[str, Tensor], device: str | torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+def bring(
+    state: dict[str, Tensor],
+    device: str | torch.device,
+    dtype: torch.dtype,
+    change: Callable[[str, Tensor], Tensor] | None = None,
+) -> dict[str, Tensor]:
     """Tensors on a device in a number format, several at a time; what is there already is not copied.
 
     The pages of a file from which they are mapped are released as they are copied.
+
+    Args:
+        change: (key, tensor) -> the tensor to bring instead.
     """
     files = MappedFiles()
 
-    def one(value: Tensor) -> Tensor:
-        there = value.to(device=device, dtype=dtype)
+    def one(key: str, value: Tensor) -> Tensor:
+        there = (change(key, value) if change else value).to(device=device, dtype=dtype)
         if there is not value:
             files.release(value)
         return there
 
     with ThreadPoolExecutor(THREADS) as pool:
-        return dict(zip(state, pool.map(one, state.values())))
+        return dict(zip(state, pool.map(one, state, state.values())))
 
 
 def convert(network: nn.Module, dtype: torch.dtype) -> nn.Module:

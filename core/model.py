@@ -16,6 +16,8 @@ from .config import FAMILIES, FamilyConfig
 from .consistency import sample_consistency, student_model
 from .device import free_memory
 from .guidance import cfg_model, motion_model
+from .lora import guidance_dim, split_strength
+from .lora_files import Lora, find_lora, load_lora
 from .motion_prior import MotionPrior
 from .schedule import NoiseSchedule, draw_noise
 from .solver import Callback, sample_ddim
@@ -29,7 +31,7 @@ MAX_CHUNK = 8
 # Students by the name that `load` takes; the first that exists is the default.
 STUDENT_FILES = {
     "shapes": {"no-mg": "student.safetensors", "mg": "student_mg.safetensors"},
-    "videocrafter2": {"mg": "unet_mg.pt", "no-mg": "unet_no_mg.pt"},
+    "videocrafter2": {"mg": "unet_mg.pt", "no-mg": "unet_no_mg.pt", "v1": "unet_lora.pt"},
 }
 # The file of the teacher, the autoencoder and the text tower.
 BASE_FILES = {
@@ -50,6 +52,8 @@ class Model:
     vae: VideoVAE
     text: TextEncoder
     schedule: NoiseSchedule = field(default_factory=NoiseSchedule)
+    # LoRAs merged into the UNet, as FILE:STRENGTH.
+    loras: tuple[str, ...] = ()
 
     @property
     def is_student(self) -> bool:
@@ -215,13 +219,16 @@ def load(
     folder: str | Path | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
+    loras: Sequence[tuple[str | Path, float]] = (),
 ) -> Model:
     """Load a model for inference, straight to a device in a number format; the text encoder stays on the CPU.
 
     Args:
         family: "shapes" (embedded, nothing to download) or "videocrafter2".
-        student: None = the teacher; "default"; a name out of ``STUDENT_FILES``; or the path of a checkpoint.
+        student: None = the teacher; "default"; a name out of ``STUDENT_FILES``; or the path of a checkpoint, with
+            ``:STRENGTH`` after that of a LoRA, which is merged into the teacher.
         folder: where the files lie; None = ``family_folder``.
+        loras: files of LoRAs to merge into the UNet, each with its strength.
 
     Raises:
         ValueError: for an unknown family or student.
@@ -229,23 +236,59 @@ def load(
     """
     family = resolve_family(family)
     folder = Path(folder) if folder else family_folder(family.name)
-    teacher_file, vae_file, text_file = (folder / name for name in BASE_FILES[family.name])
-    unet_file = teacher_file if student is None else student_path(family.name, student, folder)
-    unet = load_unet(unet_file, family.unet, device, dtype)
+    _, vae_file, text_file = (folder / name for name in BASE_FILES[family.name])
+    unet_file, merged = unet_source(family, student, folder, loras)
+    unet = load_unet(unet_file, family.unet, device, dtype, merged)
     if student is not None and not unet.takes_guidance:
         raise CheckpointError(f"{unet_file}: is a teacher without a guidance input; a student was expected")
     vae = load_vae(vae_file, family.vae, device, dtype)
-    return Model(family, unet, vae, load_text(text_file, family.text, "cpu", dtype))
+    named = tuple(f"{lora.path.name}:{strength:g}" for lora, strength in merged)
+    return Model(family, unet, vae, load_text(text_file, family.text, "cpu", dtype), loras=named)
+
+
+def unet_source(
+    family: FamilyConfig, student: str | Path | None, folder: Path, loras: Sequence[tuple[str | Path, float]] = ()
+) -> tuple[Path, list[tuple[Lora, float]]]:
+    """The file of a UNet's whole weights, and the LoRAs to merge into them: a student may be a LoRA of its teacher.
+
+    Raises:
+        ValueError: for an unknown student, or a strength of one that is no LoRA.
+        CheckpointError: for a file that cannot be read, a LoRA in the wrong place, or one whose teacher is missing.
+    """
+    teacher = folder / BASE_FILES[family.name][0]
+    given = [(load_lora(path), strength) for path, strength in loras]
+    if student is None:
+        for lora, _ in given:
+            if guidance_dim(lora, family.unet):
+                raise CheckpointError(f"{lora.path}: is {lora} that makes a teacher a student; give it as --student")
+        return teacher, given
+    path, strength = student_path(family.name, student, folder), split_strength(student)[1]
+    lora = find_lora(path)
+    if lora is None:
+        if strength != 1:
+            raise ValueError(f"{path}: holds whole weights, which take no strength ({strength:g}); leave it out")
+        return path, given
+    if not guidance_dim(lora, family.unet):
+        raise CheckpointError(
+            f"{path}: is {lora}, which brings no guidance input to the UNet of {family.name} and so makes no student; "
+            "give it with --lora, or name the model that it is for with --model"
+        )
+    if not teacher.is_file():
+        raise CheckpointError(
+            f"{path}: is {lora}, which makes a student of {teacher.name}; put that file into {folder}, or fetch it "
+            "with `t2v-turbo download teacher`"
+        )
+    return teacher, [(lora, strength), *given]
 
 
 def student_path(family: str, student: str | Path, folder: Path) -> Path:
-    """The checkpoint that ``student`` names: a known name, or a path."""
-    known = STUDENT_FILES[family]
+    """The checkpoint that ``student`` names: a known name, or a path, whose strength, if any, is taken off."""
+    known, student = STUDENT_FILES[family], str(split_strength(student)[0])
     if student == "default":
         present = [name for name in known if (folder / known[name]).exists()]
         student = present[0] if present else next(iter(known))
-    if str(student) in known:
-        return folder / known[str(student)]
-    if "." in Path(student).name or os.sep in str(student):
+    if student in known:
+        return folder / known[student]
+    if "." in Path(student).name or os.sep in student:
         return Path(student)
     raise ValueError(f"unknown student '{student}'; use {', '.join(known)} or the path of a checkpoint")

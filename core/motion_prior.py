@@ -270,7 +270,7 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         tensors, metadata = read_state(path)
     except CheckpointError as error:
-        reason = error.__cause__ or "it is empty"
+        reason = error.__cause__ or ("it is no tensors" if path.stat().st_size else "it is empty")
         raise CheckpointError(f"{path}: cut off, damaged or of another kind ({reason}); {MAKE}") from error
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{path}: is no motion prior; {MAKE}")

@@ -46,6 +46,9 @@ class Guards:
         return torch.stack(parts).sum(0)
 
 
+UNGUARDED = Guards()
+
+
 class RewardLoss:
     """What the rewards add to the loss of a step: −J, averaged over the samples that are scored.
 
@@ -66,7 +69,7 @@ class RewardLoss:
         self,
         mixture: RewardMixture,
         decode: Decode,
-        guards: Guards = Guards(),
+        guards: Guards = UNGUARDED,
         limit: int | None = None,
         chunk: int = 1,
     ):

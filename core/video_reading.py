@@ -18,18 +18,26 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from itertools import chain, dropwhile, islice
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import numpy as np
 from PIL import Image, ImageSequence
 
+from .video_tags import image_tags
+
 log = logging.getLogger(__name__)
 
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".webm", ".mkv", ".mov", ".avi", ".gif")
+VIDEO_SUFFIXES = (
+    ".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4v", ".webm", ".mkv", ".avi", ".divx", ".mpg", ".mpeg", ".mpe",
+    ".vob", ".m1v", ".m2v", ".ts", ".mts", ".m2ts", ".wmv", ".asf", ".flv", ".ogv", ".mxf", ".dv", ".rm", ".h264",
+    ".264", ".hevc", ".265", ".ivf", ".y4m", ".mjpeg", ".mjpg", ".gif", ".webp", ".apng",
+)  # fmt: skip
 # Seconds. A webm's time stamps are whole milliseconds, so a frame may seem to begin this late.
 TOLERANCE = 1e-3
 # Without "explode" a decoder paints over damage with its other frames and says nothing. 2**26 pixels hold 8K.
@@ -39,8 +47,13 @@ ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 # Seconds. A transport stream has no index: seeking lands anywhere, and its next key frame may come too late.
 SEEK_LEADS = (0.0, 10.0)
-# This container tells in what order frames are decoded; the times of showing them are guesses.
-TIMELESS = ("avi",)
+# Streams without a container, by FFmpeg's names: no header tells their length, no time stamp when a frame is shown.
+BARE = ("h264", "hevc", "mpegvideo", "m4v", "mjpeg")
+# These have an index, by which a clip can be read in any order.
+INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+PLAIN_PIXELS = ("yuv420p", "yuvj420p", "yuv444p")
+# The one argument that PyAV 14 to 18 need and 19 does not take: what to do with tags that are no UTF-8.
+TAGS = {"metadata_errors": "surrogateescape"} if int(av.__version__.partition(".")[0]) < 19 else {}
 
 # When a frame begins, and how to get its pixels, uint8 (H, W, 3); a clip's last shot is (its end, None).
 Shot = tuple[float, Callable[[], np.ndarray] | None]
@@ -63,7 +76,8 @@ def iterate_video(
     Args:
         frames: how many; None = to the end. Fewer come if the clip is shorter.
         fps: rate to sample at, by time stamps; None = every frame as stored.
-        start: seconds into the clip. Decoding begins at the key frame before it.
+        start: seconds into the clip. Decoding begins at the key frame before it, or at the file's where only counting
+            tells when a frame is shown.
 
     Raises:
         VideoError: if the file is missing or holds no video, no frame is shown at ``start`` or later, a wanted frame
@@ -102,10 +116,79 @@ def video_duration(path: str | Path) -> float:
             raise VideoError(f"{path}: broken ({error.strerror})") from error
 
 
-def read_metadata(path: str | Path) -> dict[str, str]:
-    """The text tags of a video file."""
+@dataclass(frozen=True)
+class FrameTimes:
+    """When frames begin, in seconds after the first one, in the order of showing them; and when the last one ends."""
+
+    begins: tuple[float, ...]
+    end: float
+
+    def sampled(self, frames: int, fps: float, start: float) -> list[int]:
+        """Numbers of the frames that ``iterate_video`` shows; fewer if the clip is shorter."""
+        shots = [*((time, partial(int, i)) for i, time in enumerate(self.begins)), (self.end, None)]
+        return [number() for number in islice(_sampled(iter(shots), fps, start), frames)]
+
+
+def frame_times(path: str | Path) -> FrameTimes | None:
+    """The times of a clip's frames by its packets, without decoding one.
+
+    None where that is not sure, or where pixels need more than a change of their colour space: for a container other
+    than mp4, mov, mkv and webm, packets that are damaged, cut off, without time stamp, not to be shown or shown before
+    the key frame that they follow, more than 8 bits, transparency, halved chroma of an odd size, and pixels that are
+    not square.
+
+    Raises:
+        VideoError: if the file is missing or holds no video.
+    """
+    path = Path(path)
     with _opened(path) as container:
-        return dict(container.metadata)
+        stream = _video_stream(container, path)
+        if container.format.name not in INDEXED or not _is_plain(stream):
+            return None
+        try:
+            packets = [packet for packet in container.demux(stream) if packet.size]
+        except av.FFmpegError:
+            return None
+        clock, key = _Clock(container, stream), None
+        for packet in packets:
+            key = packet.pts if packet.is_keyframe else key
+            if packet.pts is None or packet.is_corrupt or packet.is_discard or key is None or packet.pts < key:
+                return None
+            clock.pass_packet(packet, 0.0)
+        promised = _promised_end(container, stream)
+        if not packets or (promised and clock.end < promised - 2 * clock.period - TOLERANCE):
+            return None
+        begins = sorted(float(packet.pts * packet.time_base) - clock.origin for packet in packets)
+        end = promised or clock.end
+        return FrameTimes(tuple(begins), end if end > begins[-1] else begins[-1] + clock.period)
+
+
+def _is_plain(stream: av.VideoStream) -> bool:
+    context, opaque = stream.codec_context, stream.metadata.get("alpha_mode") != "1"
+    # Of an odd size halved chroma is scaled in more ways than one.
+    even = context.pix_fmt == "yuv444p" or not (context.width % 2 or context.height % 2)
+    return opaque and even and context.pix_fmt in PLAIN_PIXELS and _pixel_aspect(stream) == 1
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The text tags of a video file, or of a picture of a sequence.
+
+    Raises:
+        VideoError: if the file is missing or broken.
+    """
+    _check_file(path := Path(path))
+    try:
+        tags = image_tags(path)
+    except Exception as error:  # Pillow's parsers raise errors of many kinds
+        raise VideoError(f"{path}: its tags cannot be read ({error})") from error
+    if tags is None:
+        with _opened(path) as container:
+            tags = dict(container.metadata)
+    return {_readable(name): _readable(text) for name, text in tags.items()}
+
+
+def _readable(text: str) -> str:
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 # --- choosing frames by time ---------
@@ -150,9 +233,31 @@ def _pictures(path: Path) -> Iterator[Shot]:
                 yield time, partial(_over_black, np.asarray(image.convert("RGBA")))
                 delay = image.info.get("duration", 0)
                 time += (delay if delay > 10 else 100) / 1000
+        if _is_cut_off(path):
+            raise EOFError("it is cut off there")
     except Exception as error:  # Pillow's parsers raise errors of many kinds
         raise VideoError(f"{path}: broken after {time:.2f} s ({error})") from error
     yield time, None
+
+
+def _is_cut_off(path: Path) -> bool:
+    """Whether a gif ends before its trailer; Pillow takes a cut between two frames, or in an extension, for the end."""
+    with path.open("rb") as file:
+        if not file.read(6).startswith(b"GIF8"):
+            return False
+        _skip_palette(file, file.read(7)[4:5])
+        while (kind := file.read(1)) in (b"!", b","):
+            if kind == b",":
+                _skip_palette(file, file.read(9)[8:9])
+            file.seek(1, 1)  # label of an extension, or least bits of a code
+            while size := file.read(1).strip(b"\0"):
+                file.seek(size[0], 1)
+        return kind != b";"
+
+
+def _skip_palette(file: BinaryIO, flags: bytes) -> None:
+    if flags and flags[0] & 0x80:
+        file.seek(3 << (flags[0] % 8 + 1), 1)
 
 
 # --- everything else ---------
@@ -189,27 +294,60 @@ def _decoded(path: Path, seek: float = 0.0) -> Iterator[Shot]:
     """
     with _opened(path) as container:
         stream = _video_stream(container, path)
-        decoder, aspect = _decoder(stream), _pixel_aspect(stream)
-        origin, period, time, end = _origin(stream), _frame_period(stream), None, 0.0
+        decoder, aspect, clock = _decoder(stream), _pixel_aspect(stream), _Clock(container, stream)
         try:
             if seek:
-                container.seek(math.floor((origin + seek) / stream.time_base), stream=stream)
+                container.seek(math.floor((clock.origin + seek) / stream.time_base), stream=stream)
             # What comes before a key frame cannot be decoded; the file's own first packets are left to the decoder.
             for packet in dropwhile(lambda packet: seek and not packet.is_keyframe, container.demux(stream)):
-                # Without time stamps frames follow one another from the key frame on, whose place is its packet's.
-                time = _decoding_time(packet, seek) - origin - period if time is None else time
-                end = max(end, _packet_end(packet) - origin)
+                clock.pass_packet(packet, seek)
                 for frame in decoder.decode(packet):
-                    known = frame.time is not None and container.format.name not in TIMELESS
-                    time = frame.time - origin if known else time + period
-                    yield time, partial(_rgb, frame, aspect)
+                    if seek and clock.is_lost(decoder):
+                        raise VideoError(f"{path}: has no times to seek by")
+                    yield clock.time_of(frame), partial(_rgb, frame, aspect)
         except av.FFmpegError as error:
-            raise VideoError(f"{path}: broken after {max(0, end):.2f} s ({error.strerror})") from error
+            raise VideoError(f"{path}: broken after {max(0, clock.end):.2f} s ({error.strerror})") from error
         promised = _promised_end(container, stream)
-        if promised and end < promised - 2 * period - TOLERANCE:
-            raise VideoError(f"{path}: is cut off after {end:.2f} of {promised:.2f} s")
-        end = promised or end  # not every last packet tells how long it lasts
-        yield end if end > time else time + period, None
+        if promised and clock.end < promised - 2 * clock.period - TOLERANCE:
+            raise VideoError(f"{path}: is cut off after {clock.end:.2f} of {promised:.2f} s")
+        yield clock.last_end(promised), None
+
+
+class _Clock:
+    """Tells when frames begin, in seconds after the clip's first one: by their time stamps, else by counting them.
+
+    Attributes:
+        end: of the packets so far.
+    """
+
+    def __init__(self, container: av.container.InputContainer, stream: av.VideoStream):
+        self.origin, self.period, self.end = _origin(stream), _frame_period(container, stream), 0.0
+        self.counts, self._time = _is_timeless(container, stream), None
+        # In a program stream only the first of the frames in a packet has a time stamp.
+        self._seldom, self._begun = container.format.name == "mpeg", False
+
+    def pass_packet(self, packet: av.Packet, seek: float) -> None:
+        if self._time is None:
+            # Without time stamps frames follow one another from the key frame on, whose place is its packet's.
+            self._time = _decoding_time(packet, seek) - self.origin - self.period
+        self.end = max(self.end, _packet_end(packet) - self.origin)
+
+    def is_lost(self, decoder: av.CodecContext) -> bool:
+        """Whether the first frame after seeking has no sure time.
+
+        Frames that are shown before a key frame but follow it cannot be decoded, and nobody tells how many there are.
+        """
+        return not self._begun and (self._seldom or (self.counts and bool(decoder.has_b_frames)))
+
+    def time_of(self, frame: av.VideoFrame) -> float:
+        known = frame.time is not None and not self.counts
+        self._time, self._begun = frame.time - self.origin if known else self._time + self.period, True
+        return self._time
+
+    def last_end(self, promised: float | None) -> float:
+        """When the last frame ends; not every last packet tells how long it lasts."""
+        end = 0.0 if self.counts else promised or self.end
+        return end if end > self._time else self._time + self.period
 
 
 def _check_file(path: Path) -> None:
@@ -224,10 +362,9 @@ def _opened(path: str | Path) -> Iterator[av.container.InputContainer]:
     path = Path(path)
     _check_file(path)
     try:
-        # Absolute, and files only: neither a name like "concat:…" nor a playlist inside may lead elsewhere.
-        # Tags need not be UTF-8.
-        place, options = str(path.absolute()), {"protocol_whitelist": "file"}
-        container = av.open(place, options=options, metadata_errors="replace")
+        # Absolute, and files only: neither a name like "concat:…" nor a playlist inside may lead elsewhere. Not by
+        # options=, of which PyAV before 17.1 dies (SIGSEGV) at flv and mpg, whose streams FFmpeg finds after opening.
+        container = av.open(str(path.absolute()), container_options={"protocol_whitelist": "file"}, **TAGS)
     except (av.FFmpegError, OSError) as error:
         raise VideoError(f"{path}: cannot be read as a video ({error}); it is damaged or of another kind") from error
     with container:
@@ -235,10 +372,17 @@ def _opened(path: str | Path) -> Iterator[av.container.InputContainer]:
 
 
 def _video_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
-    """The main one: a cover picture is a video stream too."""
+    """The main one: a cover picture is a video stream too.
+
+    Raises:
+        VideoError: if there is none, or nothing but a cover picture.
+    """
     stream = container.streams.best("video")
     if stream is None:
         raise VideoError(f"{path}: holds no video stream")
+    if stream.disposition & av.stream.Disposition.attached_pic:
+        besides = "only sound with a cover picture" if container.streams.audio else "only a cover picture"
+        raise VideoError(f"{path}: holds no video, {besides}")
     return stream
 
 
@@ -282,9 +426,17 @@ def _origin(stream: av.VideoStream) -> float:
     return float((stream.start_time or 0) * stream.time_base)
 
 
-def _frame_period(stream: av.VideoStream) -> float:
-    """Seconds per frame, on average."""
-    return float(1 / (stream.average_rate or stream.guessed_rate or 25))
+def _is_timeless(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
+    """Whether frames come in the right order, but with the times of their decoding: then they are counted."""
+    name = container.format.name
+    return name == "avi" or name in BARE or (name == "asf" and bool(stream.codec_context.has_b_frames))
+
+
+def _frame_period(container: av.container.InputContainer, stream: av.VideoStream) -> float:
+    """Seconds per frame, on average; where frames are counted, at the rate that the codec itself tells."""
+    rates = stream.average_rate, stream.guessed_rate
+    first, second = reversed(rates) if _is_timeless(container, stream) else rates
+    return float(1 / (first or second or 25))
 
 
 def _pixel_aspect(stream: av.VideoStream) -> Fraction:
@@ -307,7 +459,12 @@ def _packet_end(packet: av.Packet) -> float:
 
 
 def _promised_end(container: av.container.InputContainer, stream: av.VideoStream) -> float | None:
-    """Seconds of video by the header; None where it tells only of the whole with its sound, or nothing."""
+    """Seconds of video by the header; None where it tells only of the whole with its sound, or nothing.
+
+    Without a header, as in a program stream (mpeg), FFmpeg guesses.
+    """
+    if container.format.name in (*BARE, "mpeg"):
+        return None
     if stream.duration:
         return float(stream.duration * stream.time_base)
     if tag := re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", "")):
@@ -319,7 +476,14 @@ def _promised_end(container: av.container.InputContainer, stream: av.VideoStream
 
 
 def _measured_end(container: av.container.InputContainer, stream: av.VideoStream) -> float:
-    """Seconds of video by its packets, undecoded: from the last key frame on where the file can be sought in."""
+    """Seconds of video by its packets, undecoded: from the last key frame on where the file can be sought in.
+
+    Without time stamps packets are counted, one for a frame.
+    """
+    period = _frame_period(container, stream)
+    if container.format.name in BARE:
+        return period * sum(packet.size > 0 for packet in container.demux(stream))
     if container.duration:
         container.seek(math.ceil(container.duration / av.time_base / stream.time_base), stream=stream)
-    return max((_packet_end(packet) for packet in container.demux(stream)), default=0.0) - _origin(stream)
+    ends = [_packet_end(packet) + (0 if packet.duration else period) for packet in container.demux(stream)]
+    return max(ends, default=0.0) - _origin(stream)

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from .. import NODE_CLASS_MAPPINGS
-from ..core.video import from_uint8, read_video, to_uint8, video_duration, write_video
+from ..core.video import check_rate, check_writable, from_uint8, read_video, to_uint8, video_duration, write_video
 from .comfy_host import USUAL_FOLDERS, Folders, PlainHost, using_folders
 
 log = logging.getLogger(__name__)
@@ -121,6 +121,7 @@ def run_graph(
         order = execution_order(graph)
         for node_id in order:
             check_node(node_id, graph[node_id], known)
+            check_saving(node_id, graph[node_id])
         for node_id in order:
             name = graph[node_id]["class_type"]
             log.info("node %s: %s", node_id, name)
@@ -203,6 +204,23 @@ def check_node(node_id: str, node: dict, known: dict[str, Callable]) -> None:
     for key, (kind, options) in chain.from_iterable(group.items() for group in declared.values()):
         if key in inputs and not is_link(inputs[key]) and (needed := refusal(inputs[key], kind, options)):
             raise ValueError(f"node {node_id}: {name}: {key}={inputs[key]!r} is not allowed: {needed} is needed")
+
+
+def check_saving(node_id: str, node: dict) -> None:
+    """Refuse a video that could not be written later, as far as its inputs are no links.
+
+    Raises:
+        ValueError: naming the node, the input and its value; or the file.
+    """
+    name, inputs = node["class_type"], {key: value for key, value in node["inputs"].items() if not is_link(value)}
+    if name == "CreateVideo" and isinstance(inputs.get("fps"), (int, float)):
+        check_rate(inputs["fps"], ".mp4", f"node {node_id}: {name}: fps=")
+    if name == "SaveVideo":
+        for key, known in {"format": ("auto", "mp4"), "codec": ("auto", "h264")}.items():
+            if inputs.get(key, "auto") not in known:
+                raise ValueError(f"node {node_id}: {name}: {key}={inputs[key]!r} is unknown; use {' or '.join(known)}")
+        if isinstance(inputs.get("filename_prefix"), str):
+            check_writable(PlainHost().new_output(inputs["filename_prefix"], ".mp4")[0])
 
 
 def refusal(value, kind: str | list, options: dict) -> str:

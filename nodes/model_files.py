@@ -7,7 +7,10 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from ..core.checkpoints import check_unet
 from ..core.config import FAMILIES, VIDEOCRAFTER2, FamilyConfig
+from ..core.lora import guidance_dim
+from ..core.lora_files import find_lora
 from ..core.model import BASE_FILES, Model, family_folder, load
 from .comfy_host import host
 from .loader import EMBEDDED
@@ -17,7 +20,8 @@ def load_model(name: str) -> Model:
     """Load what the dropdown calls ``name``, fp32, on the CPU.
 
     Raises:
-        ValueError: if the model's other files are missing; ``CheckpointError`` for a file that is none of a model.
+        ValueError: if the model's other files are missing.
+        CheckpointError: for a file that is none of a model, which is told before anything that is missing.
     """
     if name in EMBEDDED:
         return load("shapes", EMBEDDED[name])
@@ -25,7 +29,23 @@ def load_model(name: str) -> Model:
     family = family_of(path)
     if path.name == BASE_FILES[family.name][0]:
         return load(family, None, path.parent)
+    check_student(path, family)
     return load(family, path, base_folder(family, path))
+
+
+def check_student(path: Path, family: FamilyConfig) -> None:
+    """Open a chosen file far enough to say whether it holds a UNet, or a LoRA that makes a student of the teacher.
+
+    Raises:
+        ValueError: for a LoRA of another kind; ``CheckpointError`` for any other file.
+    """
+    lora = find_lora(path)
+    if lora is None:
+        check_unet(path)
+    elif not guidance_dim(lora, family.unet):
+        raise ValueError(
+            f"{path.name} is {lora}, not a model: choose the model it is for; `t2v-turbo generate --lora` merges it"
+        )
 
 
 def family_of(path: Path) -> FamilyConfig:

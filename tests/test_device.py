@@ -35,7 +35,7 @@ def test_auto_is_what_a_device_is_fast_in(device, capability, expected, monkeypa
     device = torch.device(device)
     assert devices.dtype_name(devices.pick_dtype("auto", device)) == expected
     safe = "fp32" if expected == "fp16" else expected
-    assert devices.dtype_name(devices.pick_dtype("auto", device, devices.REWARD_PRECISIONS)) == safe
+    assert devices.dtype_name(devices.pick_dtype("auto", device, devices.WIDE_PRECISIONS)) == safe
     for name in devices.DTYPES:
         assert devices.dtype_name(devices.pick_dtype(name, device)) == name
 

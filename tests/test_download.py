@@ -65,8 +65,8 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if body:
             part = content[start : self.server.cut]
+            self.server.sent += len(part)  # before the client has it, who may ask at once
             self.wfile.write(part)
-            self.server.sent += len(part)
 
     def log_message(self, *_):
         pass
@@ -75,7 +75,8 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(tmp_path):
     source = tmp_path / "source.pt"
-    torch.save({"time_embed.0.weight": torch.randn(300, 400)}, source)
+    keys = ("time_embed.0.weight", "input_blocks.1.0.temopral_conv.conv1.0.weight")
+    torch.save({key: torch.randn(300, 200) for key in keys}, source)
     server = Hub()
     server.serve(NAME, source.read_bytes())
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -134,7 +135,7 @@ def test_unreachable(tmp_path, capsys):
 
 def test_unknown_file(capsys):
     assert main(["download", "sora"]) == 2
-    assert "unknown file sora; there are teacher, mg, no-mg, hps, clip" in capsys.readouterr().err
+    assert "unknown file sora; there are teacher, mg, no-mg, v1, hps, clip" in capsys.readouterr().err
 
 
 # --- reward models ----------

@@ -202,15 +202,16 @@ def test_compare_command(random_shapes, mg_file, tmp_path, capsys):
 def test_memory_command(monkeypatch, capsys):
     """The system's own measure sees what chunking and checkpointing save."""
     monkeypatch.setattr(motion_memory, "ROWS", [(True, False), (False, True)])
-    sizes = ["--batch", "4", "--frames", "2", "--height", "16", "--width", "16", "--channels", "40"]
+    sizes = ["--batch", "4", "--frames", "4", "--height", "16", "--width", "16", "--channels", "40"]
     assert main(["motion", "memory", *sizes]) == 0
     told = capsys.readouterr().out
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in told.splitlines()[2:4]]
     assert [row[:2] for row in rows] == [["4", "off"], ["1", "on"]]
     before, after = (float(row[2]) for row in rows)
-    assert 100 < after < 0.7 * before and rows[1][3] == f"{100 * after / before:.0f} %"
+    # Without the libraries that torch loads at its first checkpoint, which would be more than the score takes.
+    assert 20 < after < 0.25 * before and rows[1][3] == f"{100 * after / before:.0f} %"
     assert rows[0][6] == "equal" and (rows[1][6] == "equal" or float(rows[1][6].split()[-1]) < 1e-4)
-    assert "4 clips of 2 frames of 16x16 latents; UNet of 25 M random weights, fp32, on cpu." in told
+    assert "4 clips of 4 frames of 16x16 latents; UNet of 25 M random weights, fp32, on cpu." in told
 
 
 def test_a_row_is_measured_with_its_settings(monkeypatch):

@@ -1,5 +1,6 @@
 """The recipes of the embedded family, in a few steps each: they run, export, resume and learn."""
 
+import gzip
 from dataclasses import replace
 
 import numpy as np
@@ -71,7 +72,8 @@ def test_vocabulary(tmp_path):
         assert tokenizer.decode(tokenizer.encode(word)).strip() == word
     assert tokenizer.decode(tokenizer.encode("zebra")).strip() == "zebra"
     packaged = PACKAGED_WEIGHTS / "shapes" / SHAPES.text.merges
-    assert packaged.read_bytes() == (tmp_path / "merges.txt.gz").read_bytes()
+    # The list, not the file: the header that gzip writes depends on the version of Python.
+    assert gzip.decompress(packaged.read_bytes()) == gzip.decompress((tmp_path / "merges.txt.gz").read_bytes())
 
 
 def test_packaged_text_tower_hears_every_kind_of_word():

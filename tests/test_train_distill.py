@@ -23,7 +23,7 @@ from t2v_turbo.train import cli, distill
 from t2v_turbo.train.config import load_config
 from t2v_turbo.train.records import RecordReader, RecordSet, iterate_batches
 from t2v_turbo.train.shapes.world import write_dataset
-from t2v_turbo.train.trainer import DivergedError, Follower, newest_checkpoint, read_stats, step_generator
+from t2v_turbo.train.trainer import DivergedError, newest_checkpoint, read_stats, step_generator
 
 # The grid that the tests reckon with, in a precision that they can compare, whatever the packaged file says.
 EXACT = ["solver_steps=200", "precision=no", "model.device=cpu"]
@@ -110,6 +110,15 @@ def test_the_first_loss_is_the_cores_on_the_first_records(config, random_shapes,
     batch = Batch(**{name: x.float() if x.is_floating_point() else x for name, x in tensors.items()})
     loss = ConsistencyDistillation(NoiseSchedule(), 200)(student, batch, omega).loss
     assert read_stats(config.out)[0]["loss"] == pytest.approx(loss.item(), rel=1e-4)
+
+
+def test_omega_is_drawn_from_all_of_its_range(config, records):
+    losses = distill.DistillLosses(replace(config, omega_min=5.0, omega_max=15.0), RecordSet(str(records)), None)
+    losses.trainer = type("T", (), {"device": torch.device("cpu")})
+    omega = losses.draw_omega(10_000, torch.Generator().manual_seed(0))
+    assert 5 <= omega.min() < 5.01 and 14.99 < omega.max() <= 15
+    shares = torch.histc(omega, 10, 5, 15) / len(omega)
+    assert ((shares - 0.1).abs() < 0.02).all()  # uniform
 
 
 def test_the_loss_falls(config):
@@ -224,16 +233,29 @@ def test_scores_of_different_energies_do_not_mix(motion_records, tmp_path):
 # --- resuming ----------
 
 
-@pytest.mark.parametrize("change", [{}, {"target": "ema", "accumulate": 2, "cache_gb": 0.0, "ema_decay": None}])
-def test_a_stopped_run_ends_with_the_same_weights(config, tmp_path, change):
+def die(*_, **__):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"target": "ema", "accumulate": 2, "cache_gb": 0.0, "ema_decay": None},
+        {"motion": True, "target": "ema", "batch_size": 3},
+    ],
+)
+def test_a_stopped_run_ends_with_the_same_weights(config, tmp_path, change, request, monkeypatch):
     whole = replace(config, **change)
+    if whole.motion:
+        whole = replace(whole, records=str(request.getfixturevalue("motion_records")))
     distill.distill(whole)
     stopped = replace(whole, out=str(tmp_path / "stopped"))
-    shutil.copytree(whole.out, stopped.out)
-    shutil.rmtree(Path(stopped.out) / "checkpoints" / "step-000006")  # killed after step 3 was saved
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(distill, "save_unet", die)
+        distill.distill(stopped)
     (Path(stopped.out) / "checkpoints" / "partial").mkdir()
     (Path(stopped.out) / "checkpoints" / "partial" / "model.safetensors").write_bytes(b"torn")
-    Path(stopped.out, "student.safetensors").unlink()
     assert newest_checkpoint(Path(stopped.out)).name == "step-000003"
     distill.distill(stopped)
     assert_same(weights(whole.out), weights(stopped.out))
@@ -276,15 +298,6 @@ def test_a_change_of_the_rest_is_told(config, caplog):
     assert "other settings than it was begun with: steps, lr" in caplog.text.replace("lr, steps", "steps, lr")
 
 
-def test_the_follower_is_an_average():
-    model = torch.nn.Linear(2, 2)
-    follower = Follower(torch.nn.Linear(2, 2), 0.75)
-    expected = 0.75 * follower.network.weight + 0.25 * model.weight
-    follower.follow(model)
-    torch.testing.assert_close(follower.network.weight, expected)
-    assert not any(p.requires_grad for p in follower.parameters())
-
-
 # --- mistakes ----------
 
 
@@ -304,6 +317,24 @@ def test_a_mistake_is_one_line_and_exit_code_2(config, capsys, settings, told):
     error = capsys.readouterr().err.strip()
     assert told in error and len(error.splitlines()) == 1
     assert not Path(config.out).exists()
+
+
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(config, capfd):
+    resource = pytest.importorskip("resource")
+    given = [f"records={config.records}", f"out={config.out}", f"model.folder={config.model.folder}", "batch_size=1",
+             "log_every=1", "save_every=1", *TRAINED]  # fmt: skip
+    assert cli.main(["distill", *given, "steps=1"]) == 0
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (15 * 2**20, before[1]))  # the weights fit, AdamW's state does not
+    try:
+        assert cli.main(["distill", *given, "steps=2"]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("t2v-turbo distill: ")]
+    assert len(told) == 1 and "optimizer.bin" in told[0] and "step-000001 is whole, the same command" in told[0]
+    assert not (Path(config.out) / "checkpoints" / "partial").exists()
+    assert cli.main(["distill", *given, "steps=2"]) == 0
+    assert newest_checkpoint(Path(config.out)).name == "step-000002"
 
 
 def test_a_loss_that_is_not_finite_stops_before_it_is_saved(config):

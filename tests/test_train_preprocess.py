@@ -91,6 +91,14 @@ def test_z_is_a_posterior_sample_with_unit_noise(config, random_shapes, clips):
     assert torch.corrcoef(noise.flatten(1)).fill_diagonal_(0).abs().max() < 0.15  # draws are independent
 
 
+def test_every_grid_point_is_drawn(config, clips):
+    """The noisiest and the cleanest too, as often as the others."""
+    preprocess.preprocess(replace(config, solver_steps=4, records_per_clip=16, clips_per_shard=7, batch_size=56))
+    drawn = torch.tensor([int(record.tensors["index"]) for record in contents(config).values()])
+    counts = torch.bincount(drawn)
+    assert len(counts) == 4 and (counts > 112 / 4 / 2).all()
+
+
 def test_indices_cover_the_grid(config, random_shapes):
     maker = preprocess.RecordMaker(config, load("shapes", None, random_shapes))
     clips = [data.DecodedClip(i, None) for i in range(500)]

@@ -52,6 +52,17 @@ def test_what_is_written_comes_back(folder):
     assert skipped[1] == {"clip": "broken-1.mp4", "reason": "too short"}
 
 
+def test_shards_come_in_the_order_of_their_numbers(folder):
+    """Names beyond 999999 are longer, and would come first in the order of their letters."""
+    manifest = json.loads((folder / R.MANIFEST).read_text())
+    numbers = (999_999, 1_000_000, 200_000, 1_000_001)
+    for number in numbers:
+        (folder / f"{number:06d}.tar").touch()
+    manifest["shards"] = {f"{number:06d}.tar": number for number in numbers}
+    (folder / R.MANIFEST).write_text(json.dumps(manifest))
+    assert [shard.records for shard in R.RecordSet(str(folder)).shards] == sorted(numbers)
+
+
 def test_equal_records_make_equal_files(folder, tmp_path):
     again = write_set(tmp_path / "again", [5, 0, 7, 3, 6, 4])
     for path in folder.glob("*.tar"):

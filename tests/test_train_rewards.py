@@ -14,6 +14,7 @@ from test_train_distill import assert_same, weights
 
 from t2v_turbo.core.checkpoints import CheckpointError, load_vae, save_text, save_unet, save_vae
 from t2v_turbo.core.config import FAMILIES, SHAPES, TextConfig, UNetConfig, VAEConfig
+from t2v_turbo.core.device import DTYPES
 from t2v_turbo.core.distillation import Batch, ConsistencyDistillation
 from t2v_turbo.core.model import PACKAGED_WEIGHTS, load
 from t2v_turbo.core.reward_loss import Guards, RewardLoss, change, teacher_distance
@@ -253,7 +254,7 @@ def test_bf16_is_near_fp32(config, step):
     losses = []
     for dtype in ("fp32", "bf16"):
         part = distill_rewards.RewardPart(rewarded(config, dtype=dtype).rewards, config.model, TINY)
-        assert part.vae.dtype == next(iter(part.mixture.rewards.values())).dtype == distill_rewards.DTYPES[dtype]
+        assert part.vae.dtype == next(iter(part.mixture.rewards.values())).dtype == DTYPES[dtype]
         losses.append(part.loss(**step, generator=seeded())["reward_loss"])
     assert losses[1].dtype == torch.float32
     assert losses[1].item() == pytest.approx(losses[0].item(), abs=0.02)
@@ -449,7 +450,7 @@ def test_a_missing_reward_is_named_with_the_remedy(config):
         ("models=pickscore", "rewards.models: pickscore: the paper has no weight for it"),
         ("every=0", "rewards.every=0 is too small"),
         ("teacher=.inf", "rewards.teacher=inf must be a finite number"),
-        ("dtype=fp16", "choose bf16, fp32"),
+        ("dtype=fp16", "choose auto, bf16, fp32"),
         ("samples=short", "choose flagged, all"),
         ("paths=clip", "no file for clip"),
     ],

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..core.device import REWARD_PRECISIONS, pick_dtype
+from ..core.device import WIDE_PRECISIONS, pick_dtype
 from ..core.model import resolve_family
 from ..core.rewards import RewardMixture, load_mixture
 from ..core.rewards.registry import reward_kind
@@ -124,7 +124,7 @@ def load_judges(args: argparse.Namespace, device: torch.device) -> RewardMixture
         ValueError: for a reward that is unknown, or whose file is missing or damaged.
     """
     weights = read_weights("hps" if args.reward is None else args.reward)
-    dtype = pick_dtype(args.dtype, device, REWARD_PRECISIONS)
+    dtype = pick_dtype(args.dtype, device, WIDE_PRECISIONS)
     options = {"device": device, "dtype": dtype, "folder": args.checkpoints}
     return load_mixture(weights, resolve_family(args.model).name, **options)
 

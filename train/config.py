@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
+from ..core.device import WIDE_PRECISIONS
 from ..core.energies import ENERGIES
 from ..core.guidance import COMBINATIONS
 from ..core.motion_prior import METHODS
@@ -29,11 +30,14 @@ from ..core.rewards import PAPER_WEIGHTS
 from ..core.rewards.face import LONG_CAPTIONS
 from ..core.rewards.registry import reward_kind
 from ..core.schedule import TRAIN_TIMESTEPS
+from ..core.video_decord import READERS
 
 CONFIGS = Path(__file__).parent / "configs"
 # Sections of a file, apart from those of the stages.
 SHARED = "model"
-PRECISIONS = ("no", "bf16", "fp16")
+PRECISIONS = ("auto", "no", "bf16", "fp16")
+
+REWARD_PRECISIONS = ("auto", *WIDE_PRECISIONS)
 
 T = TypeVar("T")
 
@@ -92,14 +96,17 @@ class TrainerConfig:
     accumulate: int = option(1, "forward passes per optimiser step, which multiply the batch", minimum=1)
     lr: float = option(1e-4, "learning rate", minimum=0)
     warmup: int = option(100, "steps of linear warm-up", minimum=0)
-    decay: float = option(0.2, "last fraction of the steps, over which the learning rate falls to zero", minimum=0)
+    decay: float = option(0.2, "last part of the steps, in which the learning rate falls to zero", minimum=0, maximum=1)
     weight_decay: float = option(0.0, "AdamW's weight decay", minimum=0)
-    beta2: float = option(0.99, "optimiser's memory of squared gradients", minimum=0)
-    max_grad_norm: float | None = option(1.0, "gradients are clipped to this norm; null = off", minimum=0)
-    ema_decay: float | None = option(0.999, "decay of the averaged weights that are exported; null = off", minimum=0)
-    precision: str = option("no", "autocast: no (fp32), bf16 or fp16", choices=PRECISIONS)
+    beta2: float = option(0.99, "optimiser's memory of squared gradients", minimum=0, maximum=0.999999)
+    max_grad_norm: float | None = option(1.0, "gradients are clipped to this norm; null or 0 = off", minimum=0)
+    ema_decay: float | None = option(
+        0.999, "decay of the averaged weights that are exported; null or 0 = off", minimum=0, maximum=1
+    )
+    precision: str = option("auto", "autocast: no = fp32; auto = bf16 where cards have it", choices=PRECISIONS)
     compile: bool = option(False, "torch.compile the network: minutes at the start, faster steps afterwards")
     seed: int = option(0, "seed of everything random")
+    deterministic: bool = option(False, "on a GPU: equal runs are equal bit by bit, in about 1.5 x the time")
     log_every: int = option(10, "steps between lines of stats.jsonl", minimum=1)
     save_every: int = option(500, "steps between checkpoints", minimum=1)
     keep_checkpoints: int = option(2, "checkpoints that are kept", minimum=1)
@@ -137,8 +144,9 @@ class PreprocessConfig:
     motion_energy: str = option("mean", "motion: energy; lambda 500 belongs to mean", choices=tuple(ENERGIES))
     motion_batch: int = option(1, "motion: records of one backward pass, which memory grows with", minimum=1)
     gradient_checkpointing: bool = option(False, "motion: 1.5 x the time for a third of a backward pass's memory")
-    precision: str = option("no", "autocast of the teacher: no (fp32), bf16 or fp16", choices=PRECISIONS)
+    precision: str = option("auto", "autocast of the teacher: no = fp32; auto = by device", choices=PRECISIONS)
     dtype: str = option("fp16", "how records are stored", choices=("fp16", "bf16", "fp32"))
+    reader: str = option("pyav", "pyav, or decord, which lets damaged frames pass; auto = if there", choices=READERS)
     workers: int = option(0, "processes that decode videos ahead; 0 = none", minimum=0)
     seed: int = option(0, "seed of everything random")
 
@@ -169,7 +177,7 @@ class RewardConfig:
     long_captions: str = option("segments", "beyond a model's limit: mean of segments, or cut", choices=LONG_CAPTIONS)
     chunk: int = option(1, "frames decoded at once, which memory grows with", minimum=1)
     checkpointing: bool = option(False, "recompute the reward models in the backward pass: less memory, more time")
-    dtype: str = option("bf16", "precision of the decoder and the reward models", choices=("bf16", "fp32"))
+    dtype: str = option("auto", "of decoder and rewards; auto = bf16 where cards have it", choices=REWARD_PRECISIONS)
     device: str = option("auto", "where decoder and reward models are: auto = with the student, or cuda:1, cpu, …")
     offload: bool = option(False, "reward models wait on the CPU from the end of their backward pass to the next use")
     paths: str | None = option(None, "files that lie elsewhere, hps:FILE,clip:FILE; null = the usual places")
@@ -266,7 +274,7 @@ class DistillConfig(TrainerConfig):
     omega_max: float = option(15.0, "highest guidance scale omega", minimum=0)
     huber_c: float = option(0.001, "width of the pseudo-Huber distance, Eq. 9", minimum=1e-8)
     target: str = option("online", "network of the target: the student itself, or an ema", choices=("online", "ema"))
-    target_decay: float = option(0.95, "decay of the ema target", minimum=0)
+    target_decay: float = option(0.95, "decay of the ema target", minimum=0, maximum=1)
     gradient_checkpointing: bool = option(False, "more time for much less activation memory")
     shuffle: int = option(1024, "records are shuffled within blocks of this many, and shards as a whole", minimum=1)
     cache_gb: float = option(2.0, "records up to this size stay in memory after the first epoch", minimum=0)

@@ -23,6 +23,7 @@ from ..core.video import (
     to_uint8,
     video_duration,
 )
+from ..core.video_decord import decord_frames
 from .config import PreprocessConfig
 
 # What a table may say in the column use_motion_guide.
@@ -200,13 +201,20 @@ def choose_start(path: Path, length: float, where: str, generator: torch.Generat
     return spare * (0.5 if where == "middle" else torch.rand((), generator=generator).item())
 
 
-def read_frames(path: Path, frames: int, fps: float, height: int, width: int, start: float = 0.0) -> Tensor:
+def read_frames(
+    path: Path, frames: int, fps: float, height: int, width: int, start: float = 0.0, reader: str = "pyav"
+) -> Tensor:
     """``frames`` frames at ``fps`` from ``start`` seconds on, uint8 (F, 3, H, W); one at a time is held in full size.
+
+    Args:
+        reader: "pyav", or "decord" (which holds all in full size) for clips that it reads alike.
 
     Raises:
         VideoError: if the file is broken or too short.
     """
-    images = [_fitted(image, height, width) for image in iterate_video(path, frames, fps, start)]
+    found = decord_frames(path, frames, fps, start) if reader == "decord" else None
+    found = iterate_video(path, frames, fps, start) if found is None else found
+    images = [_fitted(image, height, width) for image in found]
     if len(images) < frames:
         begin = f" from {start:.2f} s on" if start else ""
         found = f"{len(images)} of {frames} frames at {fps:g} fps{begin}"
@@ -240,7 +248,7 @@ class ClipDataset(Dataset):
             kind, caption = choose_caption(captions, config.caption, generator)
             generator = generator_for("start", config.seed, position)
             start = choose_start(clip.path, frames / self.fps, config.start, generator)
-            pixels = read_frames(clip.path, frames, self.fps, height, width, start)
+            pixels = read_frames(clip.path, frames, self.fps, height, width, start, config.reader)
         except (VideoError, OSError) as error:
             return DecodedClip(position, clip, problem=str(error))
         return DecodedClip(position, clip, kind, caption, start, pixels)

@@ -23,9 +23,10 @@ from ..core.schedule import NoiseSchedule
 from ..core.unet import UNet3D
 from .config import DistillConfig, add_config_arguments, load_config, save_config
 from .distill_rewards import MEANING, RewardPart
+from .ema import EMA
 from .preprocess import file_hash, share_of_work
 from .records import RecordReader, RecordSet, iterate_batches
-from .trainer import Follower, Trainer
+from .trainer import Trainer, seeded
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +63,8 @@ motion of real clips, by motion_strength (lambda) in the noisiest fraction tau o
 the paper's other variant with motion=false.
 
 Stopped at any moment, the same command goes on from the newest checkpoint, and ends with the same weights as a run
-without a stop. <out> holds student.safetensors (averaged weights, renewed at every checkpoint), stats.jsonl,
-tensorboard/ and checkpoints/.
+without a stop: bit by bit on a CPU, and on a GPU with deterministic=true, which image rewards do not allow. <out> holds
+student.safetensors (averaged weights, renewed at every checkpoint), stats.jsonl, tensorboard/ and checkpoints/.
 
 Rewards score a few frames of the student's prediction, on samples with short captions alone. `t2v-turbo rewards cost`
 tells their time and memory. """ + MEANING
@@ -106,7 +107,7 @@ def distill(config: DistillConfig) -> UNet3D:
     check_motion(config, records)
     student = build_student(config, family)
     student.checkpointing = config.gradient_checkpointing
-    follower = Follower(copy_of(student), config.target_decay) if config.target == "ema" else None
+    follower = EMA(student, config.target_decay) if config.target == "ema" else None
     rewards = RewardPart(config.rewards, config.model, family) if config.rewards.models else None
     losses = DistillLosses(config, records, follower, rewards)
     trainer = Trainer(
@@ -169,29 +170,24 @@ def build_student(config: DistillConfig, family: FamilyConfig) -> UNet3D:
     folder = Path(config.model.folder) if config.model.folder else family_folder(family.name)
     unet = load_unet(config.init or folder / BASE_FILES[family.name][0], family.unet)
     if not unet.takes_guidance:
-        return student_from_teacher(unet, config.motion)
+        return student_from_teacher(unet, config.motion, config.seed)
     if unet.takes_motion != config.motion:
         raise ValueError(f"init={config.init}: has motion={unet.takes_motion}; motion={config.motion} was asked for")
     return unet
 
 
-def student_from_teacher(teacher: UNet3D, motion: bool = False) -> UNet3D:
+def student_from_teacher(teacher: UNet3D, motion: bool = False, seed: int = 0) -> UNet3D:
     """The teacher with inputs for omega and, with ``motion``, for lambda, which at first change nothing.
 
     The last projection on the way of the new inputs is zero, so that training starts from the teacher's function;
-    the authors start from a random one.
+    the authors start from a random one. Those before it are random, by ``seed``.
     """
-    student = UNet3D(teacher.config.as_student(motion))
+    with seeded(seed):
+        student = UNet3D(teacher.config.as_student(motion))
     missing, unexpected = student.load_state_dict(teacher.state_dict(), strict=False)
     assert not unexpected and all("_proj" in name for name in missing)
     nn.init.zeros_((student.combine_proj if motion else student.guidance_proj).weight)
     return student
-
-
-def copy_of(student: UNet3D) -> UNet3D:
-    copy = UNet3D(student.config)
-    copy.load_state_dict(student.state_dict())
-    return copy
 
 
 def exporter(config: DistillConfig, records: RecordSet, out: Path):
@@ -220,7 +216,7 @@ class DistillLosses:
     """One step's losses, on the records that belong to it."""
 
     def __init__(
-        self, config: DistillConfig, records: RecordSet, follower: Follower | None, rewards: RewardPart | None = None
+        self, config: DistillConfig, records: RecordSet, follower: EMA | None, rewards: RewardPart | None = None
     ):
         self.config, self.records, self.follower, self.rewards = config, records, follower, rewards
         grid, fps = records.made_from["solver_steps"], records.made_from["fps"]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core.checkpoints import load_vae
 from ..core.config import FamilyConfig
-from ..core.device import DTYPES, pick_device
+from ..core.device import WIDE_PRECISIONS, pick_device, pick_dtype
 from ..core.distillation import Batch, ConsistencyDistillation, StepOutput
 from ..core.model import BASE_FILES, family_folder
 from ..core.reward_loss import Guards, RewardLoss
@@ -56,9 +56,9 @@ class RewardPart:
     """
 
     def __init__(self, rewards: RewardConfig, model: ModelConfig, family: FamilyConfig):
-        if rewards.device != "auto":
-            pick_device(rewards.device, "rewards.device=")
-        self.config, dtype = rewards, DTYPES[rewards.dtype]
+        own = rewards.device != "auto"
+        device = pick_device(rewards.device, "rewards.device=") if own else pick_device(model.device)
+        self.config, dtype = rewards, pick_dtype(rewards.dtype, device, WIDE_PRECISIONS)
         self._without = 0  # batches so far without a flagged sample; None once there was one
         folder = Path(model.folder) if model.folder else family_folder(family.name)
         self.vae = load_vae(folder / BASE_FILES[family.name][1], family.vae).requires_grad_(False).to(dtype=dtype)

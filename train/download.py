@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from huggingface_hub import get_hf_file_metadata, hf_hub_url
+from huggingface_hub import HfApi, hf_hub_url
 from tqdm.auto import tqdm
 
 from ..core.checkpoints import CheckpointError, read_state, select
+from ..core.lora_files import load_lora
 from ..core.model import BASE_FILES, STUDENT_FILES, models_folder
 from ..core.rewards import REWARDS, load_reward, reward_path
 from ..core.rewards.wordpiece import WordPiece
@@ -55,6 +56,12 @@ FILES = {
     ),
     "no-mg": Published(
         "jiachenli-ucsb/T2V-Turbo-v2-no-MG", STUDENT_FILES["videocrafter2"]["no-mg"], "student without it, 5.7 GB"
+    ),
+    "v1": Published(
+        "jiachenli-ucsb/T2V-Turbo-VC2",
+        STUDENT_FILES["videocrafter2"]["v1"],
+        "T2V-Turbo v1, a LoRA of the teacher, 0.5 GB",
+        load_lora,
     ),
 }
 USUAL = ("teacher", "mg")
@@ -144,7 +151,7 @@ def download(published: Published, folder: Path, endpoint: str | None = None) ->
     path = folder / published.file
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        promised = get_hf_file_metadata(url, endpoint=endpoint)
+        promised = HfApi(endpoint=endpoint).get_hf_file_metadata(url=url)
         if path.exists() and path.stat().st_size == promised.size:
             return path
         # The check sum in the name keeps the halves of two versions apart.

@@ -18,12 +18,13 @@ from tqdm.auto import tqdm
 from ..core.config import FAMILIES
 from ..core.device import dtype_name
 from ..core.guidance import COMBINATIONS
+from ..core.lora import split_strength
 from ..core.model import Model, family_folder, load, student_path
 from ..core.motion_prior import MotionPrior
 from ..core.rewards import RewardMixture
 from ..core.schedule import TRAIN_TIMESTEPS, solver_grid
 from ..core.tables import markdown
-from ..core.video import check_writable, to_uint8, write_video
+from ..core.video import FORMATS, check_rate, check_writable, to_uint8, write_video
 from .best_of import Candidate, Contest, check_best_of, load_judges, numbered, tag
 from .options import add_device_arguments, device_and_dtype
 from .timing import stage, tell_peak, tell_start
@@ -38,8 +39,11 @@ examples:
   t2v-turbo generate "a red circle moves right" --steps 4 --seed 0 --out out.mp4
   t2v-turbo generate "a red circle" "a blue cross" --out clips/        one file a prompt, named after it
   t2v-turbo generate --prompts prompts.txt --out clips/ --format gif   one prompt a line
+  t2v-turbo generate "a red circle" --out frames/%05d.png              numbered pictures in a folder that is there
   t2v-turbo generate "a red circle moves right" --teacher --steps 50   the undistilled model, 50 DDIM steps
   t2v-turbo generate "a corgi surfing" --model videocrafter2           after `t2v-turbo download`
+  t2v-turbo generate "a corgi surfing" --model videocrafter2 --student v1      T2V-Turbo v1, a LoRA of the teacher
+  t2v-turbo generate "a corgi surfing" --model videocrafter2 --lora style.safetensors:0.8
   t2v-turbo generate "a red circle" --teacher --motion prior.safetensors     with the motion of a reference clip
   t2v-turbo generate "a red circle moves right" --student mg --motion-strength 500     motion guidance built in
   t2v-turbo generate "a red circle" --best-of 8 --reward hps           eight seeds, the clip of the highest reward
@@ -55,7 +59,9 @@ the paper's weights (hps 0.2, clip 0.2, internvideo2 0.5), or with yours: --rewa
 the others lie beside it, as NAME-seed5.mp4. A clip that holds NaN ends the command. The scores are of the clip before
 it is encoded; `t2v-turbo score` of the written mp4 differs from them slightly.
 
-The written mp4 carries the prompt, the seed and all settings as tags; a gif carries them as its comment.
+The written mp4 carries the prompt, the seed and all settings as tags; a gif carries them as its comment, a webp in its
+EXIF description, every PNG as text. An mp4 and PNG pictures take 0.01 to 240 frames per second, a gif and a webp 50 at
+most, as players show faster ones at 10. The same command and seed write the same file, byte for byte.
 """
 
 
@@ -70,8 +76,11 @@ def register(subparsers) -> None:
     parser.add_argument("prompt", nargs="*", help="what to show; several prompts make several videos")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="text file with one prompt a line")
     parser.add_argument("--model", default="shapes", help=f"{' or '.join(sorted(FAMILIES))} (default: shapes)")
-    parser.add_argument("--student", default="default", help="student by name (mg, no-mg) or checkpoint file")
+    parser.add_argument("--student", default="default", help="student by name (mg, no-mg, v1) or checkpoint file")
     parser.add_argument("--teacher", action="store_true", help="sample the teacher with DDIM and CFG instead")
+    parser.add_argument(
+        "--lora", action="append", default=[], metavar="FILE[:STRENGTH]", help="merge a LoRA (default: 1); repeatable"
+    )
     parser.add_argument("--checkpoints", type=Path, metavar="DIR", help="folder of the model's files")
     parser.add_argument("--steps", type=int, help="network evaluations (default: 4; teacher: 50)")
     parser.add_argument("--guidance", type=float, help="guidance scale, 1 = none (default: the model's own)")
@@ -88,7 +97,7 @@ def register(subparsers) -> None:
     parser.add_argument("--width", type=int, help="pixels, a multiple of 8 (default: the model's own)")
     parser.add_argument("--fps", type=float, help="frames per second of the file (default: the model's own)")
     parser.add_argument("--out", type=Path, default=Path("out.mp4"), help="file, or folder for several prompts")
-    parser.add_argument("--format", choices=("mp4", "gif"), default="mp4", help="of files in a folder (default: mp4)")
+    parser.add_argument("--format", choices=FORMATS, default="mp4", help="of files in a folder (default: mp4)")
     add_device_arguments(parser)
     parser.set_defaults(func=run)
 
@@ -98,11 +107,14 @@ def run(args: argparse.Namespace) -> int:
     prompts = read_prompts(args.prompt, args.prompts)
     check_settings(args)
     targets = output_files(prompts, args.out, args.format)
+    if args.fps is not None:
+        check_rate(args.fps, targets[0].suffix, "--fps ")
     device, dtype = device_and_dtype(args)
     prior = MotionPrior.load(args.motion) if args.motion else None
     judges = load_judges(args, device) if args.best_of else None
     with stage("load the model", device):
-        model = load(args.model, None if args.teacher else args.student, args.checkpoints, device, dtype)
+        loras = [split_strength(lora) for lora in args.lora]
+        model = load(args.model, None if args.teacher else args.student, args.checkpoints, device, dtype, loras)
     settle_motion(args, model)
     clips = Clips(model, args, prior)
     count = args.best_of or 1
@@ -162,6 +174,7 @@ class Clips:
             "frames": len(pixels),
             "dtype": dtype_name(self.model.dtype),
             **motion_settings(self.args, self.model, self.prior),
+            **({"loras": list(self.model.loras)} if self.model.loras else {}),
         }
         metadata = {"prompt": prompt, "seed": str(seed), "settings": json.dumps(settings)} | tags
         with stage("write the file"):
@@ -281,8 +294,6 @@ def check_settings(args: argparse.Namespace) -> None:
         raise ValueError(f"--steps {args.steps} is outside 1..{limit}: use 4 to 16 for a student, 50 for a teacher")
     if args.teacher and args.steps is not None:
         check_grid(args.steps)
-    if args.fps is not None and not 0 < args.fps <= 240:
-        raise ValueError(f"--fps {args.fps:g} is outside 0..240: use the model's own by leaving it out")
     if args.guidance is not None and not 1 <= args.guidance <= 100:
         raise ValueError(f"--guidance {args.guidance:g} is outside 1..100: 1 is no guidance, 7.5 is usual")
     check_motion_settings(args)
@@ -334,4 +345,12 @@ def output_files(prompts: list[str], out: Path, suffix: str) -> list[Path]:
         return [check_writable(out)]
     out.mkdir(parents=True, exist_ok=True)
     slugs = [re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "clip" for prompt in prompts]
+    if suffix == "png":
+        return [_numbered_pictures(out / f"{i:03d}-{slug}") for i, slug in enumerate(slugs)]
     return [check_writable(out / f"{i:03d}-{slug}.{suffix}") for i, slug in enumerate(slugs)]
+
+
+def _numbered_pictures(folder: Path) -> Path:
+    """The name for the pictures of a clip in a folder of its own."""
+    folder.mkdir(exist_ok=True)
+    return check_writable(folder / "%05d.png")

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..core.video import check_folder
 from .records import write_json
 
 
 class KeptRows:
-    """A file of rows ``{"made_from": …, …}``, written anew after each, whole or not at all."""
+    """A file of rows ``{"made_from": …, …}``, written anew after each, whole or not at all.
+
+    Raises:
+        ValueError: if it cannot be written there.
+    """
 
     def __init__(self, path: Path):
         self.path = Path(path)
+        there = next(folder for folder in self.path.absolute().parents if os.path.exists(folder))
+        check_folder(there / self.path.name)
 
     def find(self, made_from: dict) -> dict | None:
         """The row that was made from exactly this (JSON values), or None."""

@@ -224,7 +224,9 @@ class RecordSet:
             self._check(place, manifest, places[0])
             self.bytes += manifest["bytes"]
             base = place.rstrip("/")
-            self.shards += [Shard(f"{base}/{name}", number) for name, number in sorted(manifest["shards"].items())]
+            # By number: names beyond 999999 are longer.
+            ordered = sorted(manifest["shards"].items(), key=lambda shard: int(shard[0].removesuffix(".tar")))
+            self.shards += [Shard(f"{base}/{name}", number) for name, number in ordered]
 
     @property
     def tau(self) -> float:

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from tqdm.auto import tqdm
 
 from ..core.config import FAMILIES, SHAPES, FamilyConfig
-from ..core.device import REWARD_PRECISIONS, pick_device, pick_dtype
+from ..core.device import WIDE_PRECISIONS, pick_device, pick_dtype
 from ..core.distillation import Batch, ConsistencyDistillation
 from ..core.model import family_folder, resolve_family
 from ..core.reward_loss import RewardLoss
@@ -74,7 +74,7 @@ def register(actions) -> None:
     cost.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     cost.add_argument(
         "--dtype",
-        choices=("auto", *REWARD_PRECISIONS),
+        choices=("auto", *WIDE_PRECISIONS),
         default="auto",
         help="of rewards, and of autocast; auto = bf16 on cards that have it, else fp32 (default: auto)",
     )
@@ -124,7 +124,7 @@ class Bench:
     def __init__(self, args: argparse.Namespace, family: FamilyConfig, folder: Path):
         torch.manual_seed(0)
         self.device, self.frames = pick_device(args.device), family.frames
-        self.dtype = pick_dtype(args.dtype, self.device, REWARD_PRECISIONS)
+        self.dtype = pick_dtype(args.dtype, self.device, WIDE_PRECISIONS)
         self.student = UNet3D(family.unet.as_student()).train().to(self.device)
         self.student.checkpointing = args.gradient_checkpointing
         self.distillation = ConsistencyDistillation(NoiseSchedule())

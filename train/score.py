@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..core.device import REWARD_PRECISIONS, dtype_name, pick_device, pick_dtype
+from ..core.device import WIDE_PRECISIONS, dtype_name, pick_device, pick_dtype
 from ..core.model import resolve_family
 from ..core.rewards import Reward, load_reward, present_rewards, reward_path
 from ..core.rewards.face import LONG_CAPTIONS
@@ -132,7 +132,7 @@ def judged_by(args: argparse.Namespace, rewards: dict[str, Reward]) -> dict:
     """What scores depend on but for the clip and its prompts, as JSON values."""
     family, folder = resolve_family(args.model).name, args.checkpoints
     files = {name: stamp(Path(reward_path(name, family, folder))) for name in rewards}
-    dtype = dtype_name(pick_dtype(args.dtype, pick_device(args.device), REWARD_PRECISIONS))
+    dtype = dtype_name(pick_dtype(args.dtype, pick_device(args.device), WIDE_PRECISIONS))
     return {"rewards": files, "frames": args.frames, "long_captions": args.long_captions, "dtype": dtype}
 
 
@@ -233,9 +233,7 @@ def own_prompt(path: Path) -> str:
     Raises:
         VideoError: if there is none, or the file is broken.
     """
-    tags = read_metadata(path)
-    comment = dict(line.partition(": ")[::2] for line in tags.get("comment", "").splitlines())  # of a gif
-    prompt = (tags.get("prompt") or comment.get("prompt") or "").strip()
+    prompt = read_metadata(path).get("prompt", "").strip()
     if prompt and not prompt.startswith("{"):  # ComfyUI puts its graph there
         return prompt
     try:
@@ -263,7 +261,7 @@ def load_rewards(args: argparse.Namespace) -> dict[str, Reward]:
             "`t2v-turbo download hps clip internvideo2` for --model videocrafter2, or name a folder with --checkpoints"
         )
     device = pick_device(args.device)
-    dtype = pick_dtype(args.dtype, device, REWARD_PRECISIONS)
+    dtype = pick_dtype(args.dtype, device, WIDE_PRECISIONS)
     options = {"device": device, "dtype": dtype, "long_captions": args.long_captions}
     return {name: load_reward(name, family=family, folder=folder, **options) for name in names}
 

@@ -8,23 +8,24 @@ line), TensorBoard events and `checkpoints/step-NNNNNN`, each written whole or n
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import os
-import shutil
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..core.checkpoints import read_state, save_tensors
+from ..core.device import WIDE_PRECISIONS, pick_autocast, pick_device
 from .config import TrainerConfig
+from .ema import EMA
+from .run_checkpoints import Checkpoint, RunCheckpoints, load_weights, newest_checkpoint, weights_of
+from .stats import Stats, read_stats
+
+__all__ = ["DivergedError", "Trainer", "TrainerConfig", "WriteError", "newest_checkpoint", "read_stats", "seeded"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,23 +38,8 @@ class DivergedError(ValueError):
     """The loss or its gradient is no longer finite; the message says how to go on."""
 
 
-class Follower(nn.Module):
-    """A copy of a network that follows it as an exponential moving average.
-
-    Args:
-        network: where it starts; not changed.
-        decay: of the average, 0..1; 0 = an exact copy.
-    """
-
-    def __init__(self, network: nn.Module, decay: float):
-        super().__init__()
-        self.network = network.requires_grad_(False).eval()
-        self.decay = decay
-
-    @torch.no_grad()
-    def follow(self, model: nn.Module) -> None:
-        """Move towards ``model``, which has the same parameters in the same order."""
-        torch._foreach_lerp_(list(self.network.parameters()), list(model.parameters()), 1 - self.decay)
+class WriteError(OSError):
+    """The run's folder cannot be written, such as on a full disk; the message says how to go on."""
 
 
 class Trainer:
@@ -67,6 +53,9 @@ class Trainer:
         title: of the progress bar.
         cpu: stay on the CPU even where there is an accelerator.
         follower: follows the model after every step; part of the checkpoints.
+
+    Raises:
+        ValueError: for a setting that cannot be had on this machine or under this launcher.
     """
 
     def __init__(
@@ -78,37 +67,44 @@ class Trainer:
         export: Callable[[nn.Module, int], None] | None = None,
         title: str = "train",
         cpu: bool = False,
-        follower: Follower | None = None,
+        follower: EMA | None = None,
     ):
         self.config, self.losses, self.folder, self.export, self.title = config, losses, Path(folder), export, title
-        self.accelerator = Accelerator(mixed_precision=config.precision, cpu=cpu or no_accelerator())
-        torch.manual_seed(config.seed)
+        self.checkpoints = RunCheckpoints(self.folder / "checkpoints", config.keep_checkpoints)
+        self.accelerator = make_accelerator(config, cpu or no_accelerator())
+        self.ema = EMA(model, config.ema_decay, warmup=True).to(self.device) if config.ema_decay else None
+        self.follower = follower.to(self.device) if follower else None
         parameters = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(
-            parameters, lr=config.lr, betas=(0.9, config.beta2), weight_decay=config.weight_decay
-        )
+        optimizer = torch.optim.AdamW(parameters, lr=config.lr, **self._settings())
         if config.compile:
             model.compile()  # in place: names of weights and checkpoints stay as they are
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.follower = follower.to(self.device) if follower else None
-        self.ema = None
-        if config.ema_decay:
-            self.ema = EMAModel(parameters, decay=config.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
-            self.ema.to(self.device)
         self.step = 0
+
+    def _settings(self) -> dict:
+        """AdamW's, which a resumed run takes from its settings too, not from the checkpoint."""
+        return {"betas": (0.9, self.config.beta2), "weight_decay": self.config.weight_decay}
 
     @property
     def device(self) -> torch.device:
         return self.accelerator.device
 
     def run(self) -> nn.Module:
-        """Train to the last step and return the averaged model (unwrapped)."""
+        """Train to the last step and return the averaged model (unwrapped).
+
+        Raises:
+            DivergedError: if the loss or its gradient is not finite.
+            WriteError: if the disk is full.
+            ValueError: if the checkpoints are damaged or of another network, or an operation is not deterministic.
+        """
         self._resume()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._writing():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if self.step >= self.config.steps:
+                self._export()  # which may be all that a full disk left undone
         main, config = self.accelerator.is_main_process, self.config
         bar = tqdm(total=config.steps, initial=self.step, desc=self.title, unit="step", disable=not main)
-        stats = _Stats(self.folder, self.step) if main else None
-        with bar, stats or contextlib.nullcontext():
+        with deterministic(config.deterministic), bar, self._stats() as stats:
             while self.step < config.steps:
                 values = self._train_step()
                 self.step += 1
@@ -120,10 +116,24 @@ class Trainer:
                     self._check_finite(values)
                     bar.set_postfix(loss=f"{values['loss']:.4f}")
                 if logs and stats:
-                    stats.write(self.step, values)
+                    with self._writing():
+                        stats.write(self.step, values)
                 if saves:
                     self.save()
         return self.averaged()
+
+    @contextlib.contextmanager
+    def _stats(self) -> Iterator[Stats | None]:
+        """The main process's statistics; None in others."""
+        if not self.accelerator.is_main_process:
+            yield None
+            return
+        with self._writing():
+            stats = Stats(self.folder, self.step)
+        try:
+            yield stats
+        finally:
+            stats.close()
 
     def _train_step(self) -> dict[str, Tensor]:
         config, rank = self.config, self.accelerator.process_index
@@ -131,17 +141,15 @@ class Trainer:
         torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))  # dropout follows the step too
         self.model.train()
         values = self._backward(generator)
-        if config.max_grad_norm:
-            values["grad_norm"] = self.accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
+        limit = config.max_grad_norm or math.inf  # without one, the norm is still worth a line and a check
+        values["grad_norm"] = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.step)
         values["lr"] = torch.tensor(group["lr"])
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.ema:
-            self.ema.step(self._parameters())
-        if self.follower:
-            self.follower.follow(self._unwrapped())
+        for average in filter(None, (self.ema, self.follower)):
+            average.follow(self._unwrapped())
         return values
 
     def _backward(self, generator: torch.Generator) -> dict[str, Tensor]:
@@ -169,107 +177,100 @@ class Trainer:
     def _unwrapped(self) -> nn.Module:
         return self.accelerator.unwrap_model(self.model)
 
-    def _parameters(self) -> list[nn.Parameter]:
-        return [p for p in self._unwrapped().parameters() if p.requires_grad]
-
     def averaged(self) -> nn.Module:
-        """The model with the averaged weights in place (the raw ones stay in the last checkpoint)."""
-        if self.ema:
-            self.ema.copy_to(self._parameters())
-        return self._unwrapped().eval()
+        """The model with the averaged weights (the raw ones stay in the last checkpoint)."""
+        return self.ema.network if self.ema else self._unwrapped().eval()
 
     # --- checkpoints ---------
 
     def save(self) -> None:
-        """Write ``checkpoints/step-NNNNNN`` and export the averaged weights."""
-        target = self.folder / "checkpoints" / f"step-{self.step:06d}"
-        partial = target.with_name("partial")
+        """Write ``checkpoints/step-NNNNNN`` and export the averaged weights; all processes hold the same."""
         if self.accelerator.is_main_process:
-            shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed while it saved
-        self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(partial))
-        self.accelerator.wait_for_everyone()  # every process writes into the folder, which is then renamed
-        if self.accelerator.is_main_process:
-            self._save_own_state(partial)
-            shutil.rmtree(target, ignore_errors=True)
-            os.replace(partial, target)
-            for old in sorted(target.parent.glob("step-*"))[: -self.config.keep_checkpoints]:
-                shutil.rmtree(old)
-            if self.export:
-                with self._averaged_in_place() as model:
-                    self.export(model, self.step)
+            with self._writing():
+                self.checkpoints.write(self._checkpoint())
+                self._export()
         self.accelerator.wait_for_everyone()
 
-    def _save_own_state(self, folder: Path) -> None:
+    def _export(self) -> None:
+        if self.export and self.accelerator.is_main_process:
+            self.export(self.averaged(), self.step)
+
+    def _checkpoint(self) -> Checkpoint:
+        tensors, states = {"model": weights_of(self._unwrapped())}, {"optimizer": self.optimizer.state_dict()}
         progress = {"step": self.step, "processes": self.accelerator.num_processes}
         if self.ema:
-            shadow = {f"{i:05d}": value for i, value in enumerate(self.ema.shadow_params)}
-            save_tensors(shadow, folder / "ema.safetensors", {})
-            progress["ema_step"] = self.ema.optimization_step
+            tensors["ema"], progress["ema_step"] = self.ema.tensors(), self.ema.updates
         if self.follower:
-            save_tensors(self.follower.state_dict(), folder / "follower.safetensors", {})
-        (folder / "progress.json").write_text(json.dumps(progress))
+            tensors["follower"] = self.follower.tensors()
+        if self.accelerator.scaler:
+            states["scaler"] = self.accelerator.scaler.state_dict()
+        return Checkpoint(tensors, states, progress)
 
     def _resume(self) -> None:
-        found = newest_checkpoint(self.folder)
+        found = self.checkpoints.read_newest()
         if found is None:
             return
-        self.accelerator.load_state(str(found))
-        progress = json.loads((found / "progress.json").read_text())
-        self.step = progress["step"]
-        if self.ema:
-            shadow, _ = read_state(found / "ema.safetensors")
-            for own, saved in zip(self.ema.shadow_params, (shadow[key] for key in sorted(shadow)), strict=True):
-                own.copy_(saved)
-            self.ema.optimization_step = progress["ema_step"]
-        if self.follower:
-            self.follower.load_state_dict(read_state(found / "follower.safetensors")[0])
-        if progress["processes"] != self.accelerator.num_processes:
+        try:
+            self._restore(found)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"{found.path}: is of another network ({' '.join(str(error).split())[:200]}); use another folder, or "
+                f"delete {found.path.parent} to begin anew"
+            ) from error
+        processes = self.accelerator.num_processes
+        if found.progress["processes"] != processes:
             logger.warning(
                 "%s was begun with %d processes and goes on with %d: it draws other samples than it would have",
-                self.folder, progress["processes"], self.accelerator.num_processes,
+                self.folder, found.progress["processes"], processes,
             )  # fmt: skip
         logger.info("resumed %s from step %d of %d", self.title, self.step, self.config.steps)
 
+    def _restore(self, found: Checkpoint) -> None:
+        load_weights(self._unwrapped(), found.tensors["model"])
+        self.optimizer.load_state_dict(found.states["optimizer"])
+        for group in self.optimizer.param_groups:
+            group.update(self._settings())
+        if self.accelerator.scaler and "scaler" in found.states:
+            self.accelerator.scaler.load_state_dict(found.states["scaler"])
+        if self.ema and "ema" in found.tensors:
+            self.ema.load(found.tensors["ema"], found.progress["ema_step"])
+        elif self.ema:
+            self.ema.follow(self._unwrapped())  # the first update copies
+            logger.warning("%s had no averaged weights: their average starts here", found.path)
+        if self.follower:
+            self.follower.load(found.tensors["follower"], found.progress["step"])
+        self.step = found.progress["step"]
+
     @contextlib.contextmanager
-    def _averaged_in_place(self) -> Iterator[nn.Module]:
-        if self.ema:
-            self.ema.store(self._parameters())
-            self.ema.copy_to(self._parameters())
-        yield self._unwrapped()
-        if self.ema:
-            self.ema.restore(self._parameters())
+    def _writing(self) -> Iterator[None]:
+        """Tells how to go on where the run's folder cannot be written."""
+        try:
+            yield
+        except WriteError:
+            raise
+        except OSError as error:
+            whole = newest_checkpoint(self.folder)
+            there = f"{whole} is whole, the same command goes on from it" if whole else "no checkpoint was saved yet"
+            reason = error.strerror or error
+            raise WriteError(f"{self.folder}: cannot be written ({reason}); {there}: make room there first") from error
 
 
-class _Stats:
-    """`stats.jsonl` and TensorBoard, without what a stopped run wrote after its last checkpoint."""
+def make_accelerator(config: TrainerConfig, cpu: bool) -> Accelerator:
+    """accelerate's view of this process.
 
-    def __init__(self, folder: Path, step: int):
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.path = folder / "stats.jsonl"
-        kept = [line for line in read_stats(folder) if line["step"] <= step]
-        partial = self.path.with_name("stats.jsonl.part")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(partial, self.path)
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)
-        self.step, self.since = step, time.perf_counter()
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """One line, with the mean time of a step since the last one."""
-        now = time.perf_counter()
-        values = values | {"seconds_per_step": (now - self.since) / (step - self.step)}
-        self.step, self.since = step, now
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step} | {k: float(f"{v:.6g}") for k, v in values.items()}) + "\n")
-        for name, value in values.items():
-            self.board.add_scalar(name, value, step)
-
-    def __enter__(self) -> _Stats:
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.board.close()
+    Raises:
+        ValueError: for what the trainer does not do: fp16 on a CPU, networks in parts, a second accumulation.
+    """
+    precision = pick_autocast(config.precision, torch.device("cpu") if cpu else pick_device("auto"), WIDE_PRECISIONS)
+    if precision == "fp16" and cpu:
+        raise ValueError("precision=fp16 needs a GPU: use bf16 or no")
+    accelerator = Accelerator(mixed_precision=precision, cpu=cpu)
+    kind = accelerator.distributed_type.value
+    if kind != "NO" and not kind.startswith("MULTI_"):
+        raise ValueError(f"accelerate's {kind} splits the network, which the trainer does not do: use --multi_gpu")
+    if accelerator.gradient_accumulation_steps != 1:
+        raise ValueError("accelerate's gradient_accumulation_steps is not used: set accumulate=… instead")
+    return accelerator
 
 
 def no_accelerator() -> bool:
@@ -290,19 +291,32 @@ def step_generator(seed: int, rank: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(mixed % 2**63)
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint of a run's folder, or None."""
-    found = sorted((Path(folder) / "checkpoints").glob("step-*/progress.json"))
-    return found[-1].parent if found else None
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Inside the block networks are built with fresh weights that follow from ``seed`` alone."""
+    with torch.random.fork_rng(devices=[]):  # fresh weights are drawn on the CPU
+        torch.manual_seed(seed % 2**63)
+        yield
 
 
-def read_stats(folder: Path) -> list[dict]:
-    """The lines of a run's `stats.jsonl`; [] if there is none. A line cut off by a crash is left out."""
-    path = Path(folder) / "stats.jsonl"
-    lines = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            logger.warning("%s: left out a broken line", path)
-    return lines
+@contextlib.contextmanager
+def deterministic(on: bool) -> Iterator[None]:
+    """Inside the block a GPU gives the same bits every time, by slower algorithms, if ``on``.
+
+    Raises:
+        ValueError: for an operation that has no such algorithm.
+    """
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    if on:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may refuse
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # slow, and nothing here reads such memory
+    try:
+        yield
+    except RuntimeError as error:
+        operation, found, _ = str(error).partition(" does not have a deterministic implementation")
+        if not (on and found):
+            raise
+        raise ValueError(f"deterministic=true: {operation} has no such algorithm here: leave it false") from error
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from ...core.config import VAEConfig
 from ...core.vae import VideoVAE
-from ..trainer import Trainer, TrainerConfig
+from ..trainer import Trainer, TrainerConfig, seeded
 from . import world
 
 # Weight of the KL term (per pixel value): only keeps the latents bounded.
@@ -61,8 +61,8 @@ class AutoencoderLoss(nn.Module):
 
 def train(vae_config: VAEConfig, config: TrainerConfig, folder: Path, frames: int = 40_000) -> VideoVAE:
     """Train from scratch (or resume) in ``folder`` and return the averaged autoencoder, its scale factor set."""
-    torch.manual_seed(config.seed)
-    model = AutoencoderLoss(VideoVAE(vae_config))
+    with seeded(config.seed):
+        model = AutoencoderLoss(VideoVAE(vae_config))
     data = render_frames(frames, config.seed)
     latent_shape = (config.batch_size, vae_config.latent_channels, *[world.WORLD // vae_config.downsampling] * 2)
 

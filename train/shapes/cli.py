@@ -103,8 +103,8 @@ def _register_table(actions) -> None:
 
 
 def _register_gallery(actions) -> None:
-    gallery = actions.add_parser("gallery", help="a grid of clips of the first fixed prompts as one .gif or .mp4")
-    gallery.add_argument("out", type=Path, help="file to write")
+    gallery = actions.add_parser("gallery", help="a grid of clips of the first fixed prompts as one clip")
+    gallery.add_argument("out", type=Path, help="file to write: .mp4, .gif, .webp, or pictures numbered %%05d.png")
     gallery.add_argument("--rows", type=int, default=3)
     gallery.add_argument("--columns", type=int, default=8)
     gallery.add_argument("--steps", type=int, default=4, help="network evaluations per clip (default: 4)")

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from ...core.config import TextConfig
 from ...core.text import TextEncoder
 from ...core.tokenizer import packaged_vocabulary, read_merges
-from ..trainer import Trainer, TrainerConfig
+from ..trainer import Trainer, TrainerConfig, seeded
 from .captions import COLORS, all_words
 from .world import WORLD, render_clip
 
@@ -97,8 +97,8 @@ def train(
     text_config: TextConfig, merges: Path, config: TrainerConfig, folder: Path, clips: int = 12_000
 ) -> TextEncoder:
     """Train from scratch (or resume) in ``folder`` and return the averaged text tower."""
-    torch.manual_seed(config.seed)
-    text = TextEncoder(text_config, merges)
+    with seeded(config.seed):
+        model = ContrastiveLoss(TextEncoder(text_config, merges))
     seen = np.empty((clips, len(SEEN_FRAMES), WORLD, WORLD, 3), np.uint8)
     captions: list[str] = []
     of_color: dict[str, list[int]] = {color: [] for color in COLORS}
@@ -107,7 +107,7 @@ def train(
         seen[i] = clip.frames[list(SEEN_FRAMES)]
         captions += [clip.short_caption, clip.dense_caption]
         of_color[clip.scene.color].append(i)
-    tokens = text.tokenize(captions).unflatten(0, (clips, 2))  # (clips, 2, L)
+    tokens = model.text.tokenize(captions).unflatten(0, (clips, 2))  # (clips, 2, L)
     one_color = [torch.tensor(rows) for rows in of_color.values() if rows]
 
     def draw(generator: torch.Generator) -> Tensor:
@@ -123,5 +123,5 @@ def train(
         frames = torch.from_numpy(seen[rows.numpy()]).permute(0, 1, 4, 2, 3).flatten(1, 2).float() / 127.5 - 1
         return prepared(tokens[rows, which].to(trainer.device), frames.to(trainer.device))
 
-    trainer = Trainer(config, ContrastiveLoss(text), losses, folder, title="text tower")
+    trainer = Trainer(config, model, losses, folder, title="text tower")
     return trainer.run().text

@@ -19,7 +19,7 @@ from ...core.rewards import Reward, RewardInfo, build_reward
 from ...core.rewards.config import BERTConfig, CLIPConfig, InternVideo2Config, VideoTowerConfig, ViTConfig
 from ...core.text import TextEncoder
 from ...core.vae import VideoVAE
-from ..trainer import Trainer, TrainerConfig
+from ..trainer import Trainer, TrainerConfig, seeded
 from .captions import all_words
 from .damage import Damage, damages, mild
 from .hints import HintedMatchLoss, patch_labels
@@ -58,10 +58,10 @@ def new_clip(name: str, text: TextEncoder, folder: Path, seed: int = 0) -> Rewar
     Args:
         folder: where the text tower's merges lie.
     """
-    torch.manual_seed(seed)
     title = {"clip": "CLIP", "hps": "Preference model"}[name]
     config = clip_config(name, text.config)
-    reward = build_reward(name, config, folder, _info(title, "image", text.config.context_length))
+    with seeded(seed):
+        reward = build_reward(name, config, folder, _info(title, "image", text.config.context_length))
     reward.text.load_state_dict(text.state_dict())
     # The text tower's own training ended with a sharp scale; a fresh image tower learns from a soft one.
     nn.init.constant_(reward.logit_scale.data, START_SCALE)
@@ -70,11 +70,11 @@ def new_clip(name: str, text: TextEncoder, folder: Path, seed: int = 0) -> Rewar
 
 def new_internvideo2(folder: Path, seed: int = 0) -> Reward:
     """The video-text model with fresh weights; its vocabulary is written to ``folder``."""
-    torch.manual_seed(seed)
     size = write_vocabulary(folder / INTERNVIDEO2.text.vocabulary)
     config = replace(INTERNVIDEO2, text=replace(INTERNVIDEO2.text, vocab_size=size))
     info = _info("InternVideo2", "video", config.text.context_length)
-    return build_reward("internvideo2", config, folder, info)
+    with seeded(seed):
+        return build_reward("internvideo2", config, folder, info)
 
 
 def write_vocabulary(path: Path) -> int:
@@ -122,7 +122,9 @@ def train_match(reward: Reward, vae: VideoVAE, config: TrainerConfig, folder: Pa
         frames, device = mild(frames, generator), trainer.device
         return prepared(frames.to(device), captions, choices, right.to(device), labels.to(device))
 
-    trainer = Trainer(config, HintedMatchLoss(reward), losses, folder, title=reward.info.name)
+    with seeded(config.seed + 1):  # other weights than the reward's own
+        model = HintedMatchLoss(reward)
+    trainer = Trainer(config, model, losses, folder, title=reward.info.name)
     return trainer.run().reward
 
 

@@ -19,7 +19,7 @@ from ...core.schedule import TRAIN_TIMESTEPS, NoiseSchedule, expand
 from ...core.text import TextEncoder
 from ...core.unet import UNet3D
 from ...core.vae import VideoVAE
-from ..trainer import Trainer, TrainerConfig, no_accelerator
+from ..trainer import Trainer, TrainerConfig, no_accelerator, seeded
 from .world import render_clip
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,8 @@ def train(
     export=None,
 ) -> UNet3D:
     """Train from scratch (or resume) in ``folder`` and return the averaged teacher."""
-    torch.manual_seed(config.seed)
+    with seeded(config.seed):
+        unet = UNet3D(unet_config)
     with PartialState(cpu=no_accelerator()).main_process_first():  # the others read what it made
         data = cached_latents(vae.eval(), text.eval(), clips, config.seed + 2, folder / "latents.safetensors")
     schedule, empty = NoiseSchedule(), text.tokenize([""])[0]
@@ -97,5 +98,5 @@ def train(
         loss = noise_loss(predicted, noise.to(device), t, schedule)
         return {"loss": loss, "noise_mse": (predicted.float() - noise.to(device)).square().mean()}
 
-    trainer = Trainer(config, UNet3D(unet_config), losses, folder, export, title="teacher")
+    trainer = Trainer(config, unet, losses, folder, export, title="teacher")
     return trainer.run()
