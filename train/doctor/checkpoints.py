@@ -18,6 +18,7 @@ from ..download import Published, all_files, open_unet, place
 from .findings import Finding, Options, attempt, failure, readable
 from .reference import FILE, altered
 
+LIBRARY = "it is a library that failed, not the file: install those again that stand among the versions"
 PACKAGE_AGAIN = "install the package again; in a checkout, `git checkout weights`"
 
 
@@ -29,13 +30,18 @@ def examine(options: Options) -> Iterator[Finding]:
     except CheckpointError as error:
         yield failure(FILE, error, PACKAGE_AGAIN)
     for name in embedded_files():
-        yield attempt(name, partial(embedded, folder / name, name in changed), PACKAGE_AGAIN)
+        yield attempt(name, partial(embedded, folder / name, name in changed), partial(remedy_for, PACKAGE_AGAIN))
     for name, files in all_files().items():
         for published in files:
             title, path = f"{name}: {published.file}", place(name, options.folder) / published.file
             remedy = f"`t2v-turbo download {name}`" + (f" --folder {options.folder}" if options.folder else "")
             find = partial(downloaded, title, name, published, path, remedy)
-            yield attempt(title, find, f"delete the file, then {remedy}")
+            yield attempt(title, find, partial(remedy_for, f"delete the file, then {remedy}"))
+
+
+def remedy_for(usual: str, error: Exception) -> str:
+    """The usual remedy, unless it was not the file that failed."""
+    return usual if isinstance(error, ValueError | OSError) else LIBRARY
 
 
 # --- the embedded family ----------

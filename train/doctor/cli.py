@@ -10,7 +10,7 @@ from pathlib import Path
 
 HELP = """\
 examples:
-  t2v-turbo doctor                            everything but the full size and the network: half a minute on a CPU
+  t2v-turbo doctor                            everything but full size and network; a CPU takes 15 s and more
   t2v-turbo doctor --quick                    without sampling or video files
   t2v-turbo doctor --device cuda:1            one device alone
   t2v-turbo doctor --full                     also a clip of VideoCrafter2's size on random weights: memory and time
@@ -38,7 +38,7 @@ def register(subparsers) -> None:
     )
     scope = parser.add_mutually_exclusive_group()
     scope.add_argument("--quick", action="store_true", help="no sampling, no video files: a few seconds")
-    scope.add_argument("--full", action="store_true", help="a clip of full size too; on a CPU one small step, minutes")
+    scope.add_argument("--full", action="store_true", help="a clip of full size too; on a CPU one step of a small clip")
     parser.add_argument("--online", action="store_true", help="ask the hub too; no other check uses the network")
     parser.add_argument("--device", help="only this one: auto, cpu, cuda, cuda:1, mps, xpu (default: all there are)")
     parser.add_argument("--dtype", choices=("auto", "fp32", "bf16", "fp16"), help="only this precision (default: all)")
@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from .report import as_json, problems, section, summary
     from .running import run_checks
 
+    check_options(args)
     optional = [(args.full, FULL), (args.online, ONLINE), (args.comfyui, COMFYUI)]
     checks = [*(QUICK if args.quick else USUAL), *(check for asked, check in optional if asked)]
     options = Options(args.device, args.dtype, args.folder, args.comfyui, args.endpoint, verbose=args.verbose)
@@ -68,6 +69,14 @@ def run(args: argparse.Namespace) -> int:
             print(section(result), end="\n\n", flush=True)
     print(as_json(results) if args.json else summary(results))
     return 1 if problems(results) else 0
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Raises: ValueError: for an option that would have no effect."""
+    if args.endpoint and not args.online:
+        raise ValueError(f"--endpoint {args.endpoint} is of the hub, which is asked with --online alone: add --online")
+    if args.dtype and args.quick:
+        raise ValueError(f"--dtype {args.dtype} is of clips, which --quick leaves out: leave one of the two out")
 
 
 def spell_out_unknown_letters() -> None:

@@ -15,12 +15,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
-from .findings import Finding, Options, failure
+from .findings import TORCH, Finding, Options, failure
 
 log = logging.getLogger(__name__)
 
 READY = "ready"
 CRASHED = "crash"
+NOT_LOADED = f"install the library again that does not load; where that is torch, {TORCH}"
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Check:
         name, title: for programs and for people.
         source: "module:function" of (options) -> findings, imported when it runs: libraries that do not load are
             findings too.
-        remedy: what to do if it raises.
+        remedy: what to do if it raises, once its libraries are loaded.
     """
 
     name: str
@@ -55,10 +56,13 @@ class Result:
 
 def examine(check: Check, options: Options) -> Iterator[Finding]:
     """The findings of a check; an exception is the last of them."""
+    remedy = NOT_LOADED
     try:
-        yield from pkgutil.resolve_name(check.source)(options)
+        find = pkgutil.resolve_name(check.source)
+        remedy = check.remedy
+        yield from find(options)
     except Exception as error:
-        yield failure(check.name, error, check.remedy)
+        yield failure(check.name, error, remedy)
 
 
 def run_checks(checks: Sequence[Check], options: Options) -> Iterator[Result]:
