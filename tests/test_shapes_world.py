@@ -213,10 +213,10 @@ def test_a_data_set_on_disk_is_the_data_set(tmp_path):
 def test_an_interrupted_data_set_is_continued_and_never_mixed(tmp_path):
     world.write_dataset(tmp_path, 2, seed=4)
     kept = (tmp_path / "clip_000000.mp4").stat().st_mtime_ns
-    (tmp_path / "clip_000001.mp4").rename(tmp_path / "clip_000001.mp4.part")  # as a crash leaves it
+    (tmp_path / "clip_000001.mp4").rename(tmp_path / ".clip_000001.part.mp4")  # as a crash leaves it
     world.write_dataset(tmp_path, 3, seed=4)
     assert (tmp_path / "clip_000000.mp4").stat().st_mtime_ns == kept
-    assert len(list(tmp_path.glob("*.mp4"))) == 3 and not list(tmp_path.glob("*.part"))
+    assert len(list(tmp_path.glob("*.mp4"))) == 3 and not list(tmp_path.glob("*.part*"))
     with pytest.raises(ValueError, match="another seed"):
         world.write_dataset(tmp_path, 4, seed=5)
     with pytest.raises(ValueError, match="size 33 is odd"):

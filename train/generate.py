@@ -22,6 +22,7 @@ from ..core.motion_prior import MotionPrior
 from ..core.rewards import RewardMixture
 from ..core.schedule import TRAIN_TIMESTEPS, solver_grid
 from ..core.tables import markdown
+from ..core.text_files import TextError, is_unicode, read_text
 from ..core.video import check_writable, to_uint8, write_video
 from .best_of import Candidate, Contest, check_best_of, load_judges, numbered, tag
 from .device import pick_device
@@ -67,6 +68,7 @@ def register(subparsers) -> None:
     )
     parser.add_argument("prompt", nargs="*", help="what to show; several prompts make several videos")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="text file with one prompt a line")
+    parser.add_argument("--encoding", help="of the file of prompts, such as latin-1 (default: UTF-8)")
     parser.add_argument("--model", default="shapes", help=f"{' or '.join(sorted(FAMILIES))} (default: shapes)")
     parser.add_argument("--student", default="default", help="student by name (mg, no-mg) or checkpoint file")
     parser.add_argument("--teacher", action="store_true", help="sample the teacher with DDIM and CFG instead")
@@ -93,7 +95,7 @@ def register(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    prompts = read_prompts(args.prompt, args.prompts)
+    prompts = read_prompts(args.prompt, args.prompts, args.encoding)
     check_settings(args)
     targets = output_files(prompts, args.out, args.format)
     device = pick_device(args.device)
@@ -244,29 +246,40 @@ def motion_settings(args: argparse.Namespace, model: Model, prior: MotionPrior |
     return settings | about
 
 
-def read_prompts(prompts: list[str], file: Path | None) -> list[str]:
+def read_prompts(prompts: list[str], file: Path | None, encoding: str | None = None) -> list[str]:
     """The prompts of the command line and of the file, without empty lines.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is none, or one holds what is no text.
     """
-    lines = read_lines(file, "--prompts") if file else []
+    if encoding and not file:
+        raise ValueError(f"--encoding {encoding} is that of a file of prompts: name one with --prompts")
+    lines = read_lines(file, "--prompts", encoding) if file else []
     found = [prompt.strip() for prompt in [*prompts, *lines] if prompt.strip()]
     if not found:
         raise ValueError('no prompt: write one, such as "a red circle moves right", or name a file with --prompts')
+    broken = [prompt for prompt in found if not is_unicode(prompt)]
+    if broken:
+        raise ValueError(f"prompt {broken[0]!a} holds bytes that are no text here; write it in UTF-8")
     return found
 
 
-def read_lines(file: Path, option: str) -> list[str]:
+def read_lines(file: Path, option: str, encoding: str | None = None) -> list[str]:
     """The lines of a text file that are not blank.
+
+    Args:
+        encoding: set by --encoding, see ``open_text``.
 
     Raises:
         ValueError: if it is missing or no text.
     """
     try:
-        return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{option} {file}: cannot be read ({error}); name a text file in UTF-8") from error
+        text = read_text(file, encoding, "--encoding ")
+    except OSError as error:
+        raise ValueError(f"{option} {file}: cannot be read ({error.strerror}); name a text file") from error
+    except TextError as error:
+        raise ValueError(f"{option} {error}") from error
+    return [line for line in text.split("\n") if line.strip()]
 
 
 def check_settings(args: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .records import write_json
+from ..core.text_files import read_json, write_json
 
 
 class KeptRows:
@@ -35,7 +35,7 @@ class KeptRows:
         if not self.path.exists():
             return []
         try:
-            return list(json.loads(self.path.read_text(encoding="utf-8"))["rows"])
+            return list(read_json(self.path)["rows"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{self.path}: no file of kept results ({error!r}); delete it or name another") from error
 
