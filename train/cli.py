@@ -9,7 +9,7 @@ import sys
 from functools import partial
 from typing import NoReturn
 
-from ..core.command_line import EXIT_MISTAKE, exit_code
+from ..core.command_line import exit_code
 
 # Imported only when named, so that `--help` and a wrong command answer at once.
 COMMANDS = {
@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
     """Tells a wrong option in one line, like every other mistake."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_MISTAKE, f"{self.prog}: {message}; see {self.prog} --help\n")
+        raise ValueError(f"{message}; see `{self.prog} --help`")
 
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:

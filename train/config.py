@@ -29,6 +29,7 @@ from ..core.rewards.face import LONG_CAPTIONS
 from ..core.rewards.registry import reward_kind
 from ..core.schedule import TRAIN_TIMESTEPS
 from ..core.text_files import TextError, check_encoding, open_text, write_text
+from .seeds import SEEDS
 
 CONFIGS = Path(__file__).parent / "configs"
 # Sections of a file, apart from those of the stages.
@@ -99,7 +100,7 @@ class TrainerConfig:
     ema_decay: float | None = option(0.999, "decay of the averaged weights that are exported; null = off", minimum=0)
     precision: str = option("no", "autocast: no (fp32), bf16 or fp16", choices=PRECISIONS)
     compile: bool = option(False, "torch.compile the network: minutes at the start, faster steps afterwards")
-    seed: int = option(0, "seed of everything random")
+    seed: int = option(0, "seed of everything random", minimum=0, maximum=SEEDS - 1)
     log_every: int = option(10, "steps between lines of stats.jsonl", minimum=1)
     save_every: int = option(500, "steps between checkpoints", minimum=1)
     keep_checkpoints: int = option(2, "checkpoints that are kept", minimum=1)
@@ -141,7 +142,7 @@ class PreprocessConfig:
     precision: str = option("no", "autocast of the teacher: no (fp32), bf16 or fp16", choices=PRECISIONS)
     dtype: str = option("fp16", "how records are stored", choices=("fp16", "bf16", "fp32"))
     workers: int = option(0, "processes that decode videos ahead; 0 = none", minimum=0)
-    seed: int = option(0, "seed of everything random")
+    seed: int = option(0, "seed of everything random", minimum=0, maximum=SEEDS - 1)
 
     def __post_init__(self):
         check_options(self)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import re
 from dataclasses import dataclass
 from functools import partial
@@ -23,9 +24,10 @@ from ..core.rewards import RewardMixture
 from ..core.schedule import TRAIN_TIMESTEPS, solver_grid
 from ..core.tables import markdown
 from ..core.text_files import TextError, is_unicode, read_text
-from ..core.video import check_writable, to_uint8, write_video
+from ..core.video import WRITABLE_SUFFIXES, check_writable, to_uint8, write_video
 from .best_of import Candidate, Contest, check_best_of, load_judges, numbered, tag
 from .device import pick_device
+from .seeds import seed_value, seeds_from
 
 # Guided part of the sampling where nothing says otherwise.
 TAU = 0.5
@@ -79,7 +81,7 @@ def register(subparsers) -> None:
     parser.add_argument("--motion-strength", type=float, metavar="LAMBDA", help="0 = none (default: the model's own)")
     parser.add_argument("--tau", type=float, help="guided part of the sampling (default: the student's own, or 0.5)")
     parser.add_argument("--combination", choices=COMBINATIONS, help="how --motion enters a step (default: released)")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same video; counts up over prompts")
+    parser.add_argument("--seed", type=seed_value, default=0, help="same seed, same video; counts up over prompts")
     parser.add_argument("--best-of", type=int, metavar="N", help="sample N seeds and keep the clip of highest reward")
     parser.add_argument("--reward", metavar="NAME[:WEIGHT],…", help="what is best, for --best-of (default: hps)")
     parser.add_argument("--keep-all", action="store_true", help="with --best-of: write the other clips too")
@@ -87,7 +89,7 @@ def register(subparsers) -> None:
     parser.add_argument("--height", type=int, help="pixels, a multiple of 8 (default: the model's own)")
     parser.add_argument("--width", type=int, help="pixels, a multiple of 8 (default: the model's own)")
     parser.add_argument("--fps", type=float, help="frames per second of the file (default: the model's own)")
-    parser.add_argument("--out", type=Path, default=Path("out.mp4"), help="file, or folder for several prompts")
+    parser.add_argument("--out", default="out.mp4", metavar="FILE|FOLDER/", help="a folder for several prompts")
     parser.add_argument("--format", choices=("mp4", "gif"), default="mp4", help="of files in a folder (default: mp4)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu (default: auto)")
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="fp32", help="precision (default: fp32)")
@@ -108,11 +110,11 @@ def run(args: argparse.Namespace) -> int:
     clips = Clips(model, args, prior)
     count = args.best_of or 1
     for i, (prompt, target) in enumerate(zip(prompts, targets)):
-        seed = args.seed + i * count
+        seeds = seeds_from(args.seed + i * count, count)
         if judges:
-            print(keep_best(clips, judges, prompt, range(seed, seed + count), target))
+            print(keep_best(clips, judges, prompt, seeds, target))
         else:
-            clips.write(target, clips.sample(prompt, seed), prompt, seed)
+            clips.write(target, clips.sample(prompt, seeds[0]), prompt, seeds[0])
         print(target)
     return 0
 
@@ -173,7 +175,7 @@ class Clips:
         return self.model.family.guidance_scale if self.args.guidance is None else self.args.guidance
 
 
-def keep_best(clips: Clips, judges: RewardMixture, prompt: str, seeds: range, target: Path) -> str:
+def keep_best(clips: Clips, judges: RewardMixture, prompt: str, seeds: list[int], target: Path) -> str:
     """Write the best of the seeds' clips to ``target``, the others beside it if asked for; returns the scores."""
 
     def write(path: Path, clip: Candidate) -> None:
@@ -330,16 +332,30 @@ def check_motion_settings(args: argparse.Namespace) -> None:
         raise ValueError(f"--tau {args.tau:g} is outside 0..1: 0.5 guides the noisier half of the sampling")
 
 
-def output_files(prompts: list[str], out: Path, suffix: str) -> list[Path]:
+def names_folder(out: str, prompts: int) -> bool:
+    """Whether ``out`` is a folder: it is there, ends like one, or has no suffix, or none of a clip for many prompts."""
+    if out.endswith(("/", os.sep)) or Path(out).is_dir():
+        return True
+    suffix = Path(out).suffix.lower()
+    return not suffix or (prompts > 1 and suffix not in WRITABLE_SUFFIXES)
+
+
+def output_files(prompts: list[str], out: str, suffix: str) -> list[Path]:
     """Where each prompt's video goes: ``out`` itself for one prompt, else files in the folder ``out``.
 
     Raises:
         VideoError: if a file cannot be written there.
     """
-    if out.suffix and not out.is_dir():
+    if not names_folder(out, len(prompts)):
         if len(prompts) > 1:
             raise ValueError(f"--out {out} names one file for {len(prompts)} prompts: name a folder")
+        if Path(out).suffix.lower() not in WRITABLE_SUFFIXES:
+            raise ValueError(
+                f"--out {out}: cannot write '{Path(out).suffix}'; use {' or '.join(WRITABLE_SUFFIXES)}, or {out}/ for "
+                "a folder"
+            )
         return [check_writable(out)]
+    out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     slugs = [re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "clip" for prompt in prompts]
     return [check_writable(out / f"{i:03d}-{slug}.{suffix}") for i, slug in enumerate(slugs)]
