@@ -9,7 +9,6 @@ import argparse
 import inspect
 import json
 import logging
-import sys
 from collections.abc import Callable
 from graphlib import CycleError, TopologicalSorter
 from itertools import chain
@@ -18,6 +17,8 @@ from pathlib import Path
 import torch
 
 from .. import NODE_CLASS_MAPPINGS
+from ..core.command_line import exit_code
+from ..core.text_files import read_json
 from ..core.video import check_rate, check_writable, from_uint8, read_video, to_uint8, video_duration, write_video
 from .comfy_host import USUAL_FOLDERS, Folders, PlainHost, using_folders
 
@@ -96,6 +97,32 @@ class SaveVideo:
 
 
 # --- the graph ----------
+
+
+def read_graph(path: Path) -> dict:
+    """A graph in API format.
+
+    Raises:
+        ValueError: if the file holds anything else.
+    """
+    graph = read_json(path)
+    if isinstance(graph, dict) and isinstance(graph.get("nodes"), list):
+        raise ValueError(f"{path}: is a workflow in UI format; save it with ComfyUI's Export (API)")
+    if not isinstance(graph, dict) or not all(map(is_node, graph.values())):
+        raise ValueError(f"{path}: is no graph in API format: each of its nodes needs a class_type and inputs")
+    return graph
+
+
+def is_node(node) -> bool:
+    """Whether a value of a graph has a class and inputs, whose links are [node id, number of the output]."""
+    if not (isinstance(node, dict) and isinstance(node.get("class_type"), str)):
+        return False
+    inputs = node.get("inputs")
+    return isinstance(inputs, dict) and all(is_sound_link(value) for value in inputs.values() if is_link(value))
+
+
+def is_sound_link(link: list) -> bool:
+    return [type(part) for part in link] == [str, int] and link[1] >= 0
 
 
 def run_graph(
@@ -177,7 +204,14 @@ def is_link(value) -> bool:
 
 def resolve(inputs: dict, outputs: dict[str, list[list]]) -> dict[str, list]:
     """Inputs as lists: what a link leads to, or the one value."""
-    return {name: outputs[value[0]][value[1]] if is_link(value) else [value] for name, value in inputs.items()}
+    return {name: outputs_of(value, outputs) if is_link(value) else [value] for name, value in inputs.items()}
+
+
+def outputs_of(link: list, outputs: dict[str, list[list]]) -> list:
+    source, number = link
+    if number >= len(outputs[source]):
+        raise ValueError(f"the graph links to output {number} of node {source}, which has {len(outputs[source])}")
+    return outputs[source][number]
 
 
 # --- what a node is given ----------
@@ -275,18 +309,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=USUAL_FOLDERS.output, help="folder of the videos (default: output)")
     parser.add_argument("--input", type=Path, default=USUAL_FOLDERS.input, help="folder of inputs (default: input)")
     parser.add_argument("--set", nargs="*", default=[], metavar="NODE.INPUT=VALUE", help="change inputs of the graph")
-    args = parser.parse_args(argv)
-    try:
-        graph = override(json.loads(args.graph.read_text(encoding="utf-8")), args.set)
-        # Our presets lie beside their UI-format twins.
-        twin = args.graph.resolve().parent.parent / args.graph.name
-        workflow = json.loads(twin.read_text(encoding="utf-8")) if twin.is_file() and not args.set else None
-        for path in run_graph(graph, args.out, workflow, args.input):
-            print(path)
-    except (ValueError, OSError) as error:
-        print(f"headless: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: run(parser.parse_args(argv)), "headless")
+
+
+def run(args: argparse.Namespace) -> None:
+    graph = override(read_graph(args.graph), args.set)
+    # Our presets lie beside their UI-format twins.
+    twin = args.graph.resolve().parent.parent / args.graph.name
+    workflow = read_json(twin) if twin.is_file() and not args.set else None
+    for path in run_graph(graph, args.out, workflow, args.input):
+        print(path)
 
 
 if __name__ == "__main__":

@@ -70,6 +70,41 @@ def test_several_prompts_and_a_file(generate, tmp_path):
     assert files(tmp_path / "clips") == ["000-a-red-circle-moves-right.gif", "001-a-blue-cross.gif", "002-a-b.gif"]
 
 
+def test_prompts_of_any_encoding(generate, tmp_path, capsys):
+    (tmp_path / "prompts.txt").write_bytes("\ufeffa café\r\n\r\na\u2028cat\r\n".encode("utf-16-le"))
+    assert generate("--prompts", "prompts.txt", "--steps", "1", "--out", "clips") == 0
+    assert files(tmp_path / "clips") == ["000-a-caf.mp4", "001-a-cat.mp4"]
+    assert video.read_metadata("clips/000-a-caf.mp4")["prompt"] == "a café"
+    (tmp_path / "prompts.txt").write_bytes("a café".encode("latin-1"))
+    assert generate("--prompts", "prompts.txt", "--out", "no") == 2
+    assert "prompts.txt: is no UTF-8 text" in capsys.readouterr().err
+    assert generate("--prompts", "prompts.txt", "--encoding", "latin-1", "--steps", "1", "--out", "one.mp4") == 0
+    assert video.read_metadata("one.mp4")["prompt"] == "a café"
+
+
+def test_the_largest_seed_and_the_one_after_it(generate, tmp_path):
+    assert generate(PROMPT, PROMPT, "--steps", "1", "--seed", 2**64 - 1, "--out", "clips") == 0
+    seeds = [video.read_metadata(tmp_path / "clips" / name)["seed"] for name in files(tmp_path / "clips")]
+    assert seeds == [str(2**64 - 1), "0"]
+
+
+@pytest.mark.parametrize(
+    ("out", "prompts", "expected"),
+    [
+        ("new.v1.5/", 1, "new.v1.5/000-a-red-circle-moves-right.mp4"),
+        ("out.mp4/", 1, "out.mp4/000-a-red-circle-moves-right.mp4"),
+        ("new.v1.5", 2, "new.v1.5/001-a-red-circle-moves-right.mp4"),
+        ("deep/er/new", 1, "deep/er/new/000-a-red-circle-moves-right.mp4"),
+        ("new.v1.5.gif", 1, "new.v1.5.gif"),
+        ("there.v2", 1, "there.v2/000-a-red-circle-moves-right.mp4"),
+    ],
+)
+def test_what_is_a_folder(generate, tmp_path, out, prompts, expected):
+    (tmp_path / "there.v2").mkdir()
+    assert generate(*[PROMPT] * prompts, "--steps", "1", "--out", out) == 0
+    assert files(tmp_path)[-1] == expected
+
+
 def test_teacher(generate, tmp_path):
     assert generate(PROMPT, "--teacher", "--steps", "2", "--out", "out.mp4") == 0
     assert json.loads(video.read_metadata("out.mp4")["settings"])["unet"] == "teacher"
@@ -237,6 +272,13 @@ MISTAKES = {
     "steps 600": ([PROMPT, "--teacher", "--steps", "600"], "would begin at timestep 599 of 999"),
     "steps 300": ([PROMPT, "--teacher", "--steps", "300"], "use 250, which divides 1000"),
     "missing prior": ([PROMPT, "--teacher", "--motion", "none.safetensors"], "none.safetensors: no such"),
+    "seed below 0": ([PROMPT, "--seed", "-1"], f"--seed: -1 is no whole number from 0 to {2**64 - 1}"),
+    "seed beyond 64 bits": ([PROMPT, "--seed", 2**64], f"{2**64} is no whole number from 0 to {2**64 - 1}"),
+    "seed of words": ([PROMPT, "--seed", "red"], "--seed: red is no whole number"),
+    "prompt of other bytes": (["a caf\udce9"], "prompt 'a caf\\udce9' holds bytes that are no text here"),
+    "encoding without a file": ([PROMPT, "--encoding", "latin-1"], "--encoding latin-1 is that of a file of prompts"),
+    "unknown option": ([PROMPT, "--stepps", "1"], "unrecognized arguments: --stepps 1; see `t2v-turbo --help`"),
+    "dotted folder or file": ([PROMPT, "--out", "new.v1.5"], "use .mp4 or .gif, or new.v1.5/ for a folder"),
     "one file for two": ([PROMPT, PROMPT, "--out", "out.mp4"], "names one file for 2 prompts: name a folder"),
 }
 

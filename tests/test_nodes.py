@@ -395,6 +395,40 @@ def test_a_value_out_of_a_link_is_not_checked(tmp_path):
     assert headless.run_graph(graph, tmp_path) == []
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_graph_that_another_program_saved(tmp_path, capsys, encoding):
+    graph = {"1": {"class_type": "PrimitiveStringMultiline", "inputs": {"value": "a café"}}}
+    graph["2"] = {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}
+    (tmp_path / "graph.json").write_bytes(json.dumps(graph, ensure_ascii=False).encode(encoding))
+    assert headless.main([str(tmp_path / "graph.json")]) == 0
+    assert capsys.readouterr().out == "a café\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "graph.json: is not valid JSON"),
+        ("[1]", "graph.json: is no graph in API format"),
+        ('{"1": 5}', "graph.json: is no graph in API format"),
+        ('{"1": {"class_type": 5, "inputs": {}}}', "graph.json: is no graph in API format"),
+        ('{"1": {"class_type": "VAEDecode"}}', "graph.json: is no graph in API format"),
+        ('{"1": {"class_type": "VAEDecode", "inputs": {"vae": ["1"]}}}', "graph.json: is no graph in API format"),
+        ('{"1": {"class_type": "VAEDecode", "inputs": {"vae": [{}, 0]}}}', "graph.json: is no graph in API format"),
+        ('{"1": {"class_type": "VAEDecode", "inputs": {"vae": ["1", -1]}}}', "graph.json: is no graph in API format"),
+        ('{"nodes": [], "links": []}', "graph.json: is a workflow in UI format; save it with ComfyUI's Export (API)"),
+        (json.dumps({
+            "1": {"class_type": "PrimitiveStringMultiline", "inputs": {"value": "a"}},
+            "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 3]}}}),
+         "links to output 3 of node 1, which has 1"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_graph(tmp_path, capsys, text, message):
+    (tmp_path / "graph.json").write_text(text)
+    assert headless.main([str(tmp_path / "graph.json")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("headless: ") and message in line
+
+
 def test_a_setting_keeps_text_text():
     graph = {"1": {"class_type": "a", "inputs": {"text": "red", "steps": 4}}}
     for text, expected in (("5", "5"), ("true", "true"), ('"blue"', "blue"), ('["2", 0]', ["2", 0]), ("a b", "a b")):

@@ -314,7 +314,7 @@ MISTAKES = {
     "blank prompt": (["a.mp4", PROMPT, "--prompt", "  "], "prompt 2 is empty"),
     "no prompt": (["a.mp4"], "a.mp4: no prompt in its tags, and no caption: neither a.txt nor a.json has one"),
     "missing prompts": (["a.mp4", "--prompts", "none.txt"], "--prompts none.txt: cannot be read"),
-    "prompts that are no text": (["a.mp4", "--prompts", "a.mp4"], "--prompts a.mp4: cannot be read"),
+    "prompts that are no text": (["a.mp4", "--prompts", "a.mp4"], "--prompts a.mp4: is no UTF-8 text"),
     "no prompts": (["a.mp4", "--prompts", "empty.txt"], "empty.txt: holds no prompt"),
     "no videos": (["empty"], "empty: holds no videos"),
     "unknown reward": (["a.mp4", PROMPT, "--rewards", "nice"], "unknown reward 'nice'; known are hps"),
@@ -329,11 +329,12 @@ MISTAKES = {
     "out in no folder": (["a.mp4", PROMPT, "--out", "none/scores.csv"], "none/scores.csv"),
     "table and prompt": (["a.mp4", PROMPT, "--table", "captions.csv"], "--table has the prompts"),
     "missing table": (["empty", "--table", "none.csv"], "none.csv: no such file; it is looked for here and"),
-    "table without columns": (["--table", "wrong.csv"], "wrong.csv: a first line file,prompt"),
+    "table without columns": (["--table", "wrong.csv"], "wrong.csv: none of its 1 rows can be used; row 1: a first"),
     "table of missing clips": (["--table", "captions.csv"], "none of 2 clips can be scored: x.mp4: no such video"),
     "the same with --out": (["--table", "captions.csv", "--out", "o.csv"], "be scored: x.mp4: no such video file"),
     "out that cannot be written": (["a.mp4", PROMPT, "--out", "/proc/o.csv"], "/proc/o.csv: cannot write here"),
-    "path outside": (["--table", "outside.csv"], "outside.csv, row 1: ../a.mp4 leaves the folder"),
+    "path outside": (["--table", "outside.csv"], "outside.csv: none of its 1 rows can be used; row 1: the path"),
+    "unknown encoding": (["a.mp4", PROMPT, "--encoding", "klingon"], "--encoding klingon is unknown; use utf-8"),
 }
 
 

@@ -398,14 +398,23 @@ def test_a_table_in_the_authors_form(config, clips, tmp_path):
         "clip_000001.mp4,only one,,False\n"
         "./clip_000002.mp4,,,True\n"
         "gone.mp4,a caption,,1\n"
+        "../clip_000003.mp4,a caption,,1\n"
+        f"{clips}/clip_000004.mp4,an absolute path,,1\n"
     )
     config = replace(config, videos=str(table), video_root=str(clips), caption="random", records_per_clip=1)
-    assert preprocess.preprocess(config).total == (2, 2)
+    assert preprocess.preprocess(config).total == (3, 3)
+    skipped = [json.loads(line) for line in files(config)["skipped.jsonl"].splitlines()]
+    reasons = {line["clip"]: line["reason"] for line in skipped}
+    assert set(reasons) == {"clip_000002.mp4", "gone.mp4", "row 5"}
+    assert reasons["clip_000002.mp4"] == "no caption: its row has none"
+    left = f"the path ../clip_000003.mp4 leaves the folder {clips}; set video_root to a folder above both"
+    assert reasons["row 5"] == left
     found = captions_of(config)
     assert found["clip_000000.mp4"] in [("dense", "a long, dense caption"), ("short", "short one")]
     assert found["clip_000001.mp4"] == ("short", "only one")
+    assert found["clip_000004.mp4"] == ("short", "an absolute path")
     flags = {record.about["clip"]: record.about["use_motion_guide"] for record in contents(config).values()}
-    assert flags == {"clip_000000.mp4": True, "clip_000001.mp4": False}
+    assert flags == {"clip_000000.mp4": True, "clip_000001.mp4": False, "clip_000004.mp4": True}
 
 
 @pytest.mark.parametrize(

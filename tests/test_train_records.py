@@ -14,7 +14,8 @@ MADE = {"family": "shapes", "weights": {}, "solver_steps": 200, "fps": 8, "seed"
 
 
 def record(i):
-    tensors = {"z": torch.full((2, 1), float(i)).half(), "index": torch.tensor(i)}
+    z = torch.full((2, 1), float(i)).half()
+    tensors = {"z": z, "cond": z.clone(), "uncond": z.clone(), "context": torch.zeros(3, 2), "index": torch.tensor(i)}
     return R.Record(f"{i:09d}-000", tensors, {"caption": f"clip {i}, é"})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +53,7 @@ class Contest:
     ):
         self.mixture, self.sample, self.loser = mixture, sample, loser
 
-    def run(self, prompt: str, seeds: range) -> tuple[Candidate, list[list]]:
+    def run(self, prompt: str, seeds: Sequence[int]) -> tuple[Candidate, list[list]]:
         """The best clip (of equals the first), and the table of all: seed, scores, total, and a mark at the best.
 
         Raises:
@@ -83,7 +83,7 @@ class Contest:
         return Candidate(seed, frames, {name: one.item() for name, one in score.raw.items()}, total)
 
 
-def tag(clip: Candidate, weights: dict[str, float], seeds: range) -> dict[str, str]:
+def tag(clip: Candidate, weights: dict[str, float], seeds: Sequence[int]) -> dict[str, str]:
     """What a clip's file says of the contest; its seed alone makes it again."""
     about = {"seeds": [seeds[0], seeds[-1]], "weights": weights, "scores": clip.scores, "total": clip.total}
     return {"best_of": json.dumps(about)}

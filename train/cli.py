@@ -6,6 +6,10 @@ import argparse
 import importlib
 import logging
 import sys
+from functools import partial
+from typing import NoReturn
+
+from ..core.command_line import exit_code
 
 # Imported only when named, so that `--help` and a wrong command answer at once.
 COMMANDS = {
@@ -20,19 +24,24 @@ COMMANDS = {
     "motion": ("train.motion", "motion of reference clips: extract, look at, measure"),
     "shapes": ("train.shapes.cli", "render, train and measure the embedded world"),
 }
-# A user's mistake, or a library that is not installed: one line, no traceback.
-MISTAKES = (ValueError, OSError, ImportError)
-EXIT_MISTAKE, EXIT_INTERRUPTED = 2, 130
+VERBOSE = {"-v", "--verbose"}
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells a wrong option in one line, like every other mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see `{self.prog} --help`")
 
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     """The parser with the options of ``command`` alone, or of every command with None."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="t2v-turbo",
         description="Fast text-to-video by consistency distillation: sample, distil, measure.",
         epilog="`t2v-turbo <command> --help` explains a command with examples. Try `t2v-turbo demo` first.",
     )
-    parser.add_argument("-v", "--verbose", action="store_true", help="tell more; tracebacks in full")
+    parser.add_argument(*sorted(VERBOSE), action="store_true", help="tell more; tracebacks in full")
     subparsers = parser.add_subparsers(dest="command", metavar="command", required=True)
     for name, (module, summary) in COMMANDS.items():
         if command in (None, name):
@@ -44,19 +53,13 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, 2 for a user's mistake, 130 when interrupted."""
+    """Run a command; returns the exit code: 0, 2 for a user's mistake, 130 when interrupted; see ``exit_code``."""
     argv = sys.argv[1:] if argv is None else argv
     named = next((word for word in argv if not word.startswith("-")), "")
-    parser = build_parser(named)
-    args = parser.parse_args(argv)
+    return exit_code(partial(run, argv, named), f"t2v-turbo {named}".strip(), not VERBOSE.isdisjoint(argv))
+
+
+def run(argv: list[str], named: str) -> int | None:
+    args = build_parser(named).parse_args(argv)
     logging.basicConfig(level=logging.INFO if args.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
-    try:
-        return args.func(args) or 0
-    except MISTAKES as error:
-        if args.verbose:
-            raise
-        print(f"t2v-turbo {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_MISTAKE
-    except KeyboardInterrupt:
-        print(f"\nt2v-turbo {args.command}: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    return args.func(args)

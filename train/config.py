@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import math
-import os
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,7 +29,9 @@ from ..core.rewards import PAPER_WEIGHTS
 from ..core.rewards.face import LONG_CAPTIONS
 from ..core.rewards.registry import reward_kind
 from ..core.schedule import TRAIN_TIMESTEPS
+from ..core.text_files import TextError, check_encoding, open_text, write_text
 from ..core.video_decord import READERS
+from .seeds import SEEDS
 
 CONFIGS = Path(__file__).parent / "configs"
 # Sections of a file, apart from those of the stages.
@@ -105,7 +106,7 @@ class TrainerConfig:
     )
     precision: str = option("auto", "autocast: no = fp32; auto = bf16 where cards have it", choices=PRECISIONS)
     compile: bool = option(False, "torch.compile the network: minutes at the start, faster steps afterwards")
-    seed: int = option(0, "seed of everything random")
+    seed: int = option(0, "seed of everything random", minimum=0, maximum=SEEDS - 1)
     deterministic: bool = option(False, "on a GPU: equal runs are equal bit by bit, in about 1.5 x the time")
     log_every: int = option(10, "steps between lines of stats.jsonl", minimum=1)
     save_every: int = option(500, "steps between checkpoints", minimum=1)
@@ -120,7 +121,7 @@ class PreprocessConfig:
     """Videos and captions to records (Algorithm 1)."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
-    videos: str = option(MISSING, "folder of videos with captions beside them, or a table (.csv, .json)")
+    videos: str = option(MISSING, "folder of videos with captions beside them, or a table (.csv, .tsv, .json, .jsonl)")
     records: str = option(MISSING, "folder to write the records to")
     caption: str = option("random", "short, dense, or random: either, per clip", choices=("short", "dense", "random"))
     lone_caption: str = option("short", "what a clip's only caption counts as", choices=("short", "dense"))
@@ -128,6 +129,7 @@ class PreprocessConfig:
     text_column: str = option("text", "table: column of the caption, the dense one where there is a short one too")
     short_column: str = option("short_text", "table: column of the short caption, may be absent")
     video_root: str | None = option(None, "table: folder that its paths start from; null = the table's own")
+    encoding: str | None = option(None, "of table and captions, such as latin-1; null = UTF-8, or by byte-order mark")
     start: str = option("random", "part of a longer video that is used", choices=("first", "middle", "random"))
     frames: int | None = option(None, "frames of a clip; null = the family's", minimum=1)
     height: int | None = option(None, "pixels; null = the family's", minimum=8)
@@ -148,10 +150,11 @@ class PreprocessConfig:
     dtype: str = option("fp16", "how records are stored", choices=("fp16", "bf16", "fp32"))
     reader: str = option("pyav", "pyav, or decord, which lets damaged frames pass; auto = if there", choices=READERS)
     workers: int = option(0, "processes that decode videos ahead; 0 = none", minimum=0)
-    seed: int = option(0, "seed of everything random")
+    seed: int = option(0, "seed of everything random", minimum=0, maximum=SEEDS - 1)
 
     def __post_init__(self):
         check_options(self)
+        check_encoding(self.encoding, "encoding=")
         check_inversion_grid(self.motion_grid, "motion_grid=")
 
 
@@ -318,9 +321,7 @@ def load_config(stage: str, file: str | Path | None = None, overrides: list[str]
 def save_config(config: Any, path: Path) -> None:
     """Write settings as YAML."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    OmegaConf.save(OmegaConf.structured(config), partial)
-    os.replace(partial, path)
+    write_text(path, OmegaConf.to_yaml(OmegaConf.structured(config)))
 
 
 def _merge(config: Any, layer: Any, where: str, stage: str) -> Any:
@@ -349,7 +350,10 @@ def _sections(file: str | Path, stage: str) -> Any:
     """What a file says about one stage, with the shared section under its name."""
     path = find_config(file)
     try:
-        content = OmegaConf.load(path)
+        with open_text(path) as file:
+            content = OmegaConf.load(file)
+    except TextError:
+        raise
     except Exception as error:  # any parser error is the user's typing
         raise ValueError(f"{path}: is not valid YAML: {error}") from error
     known = [SHARED, *STAGES]

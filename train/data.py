@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
+import stat
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from string import Formatter
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..core.text_files import TextError, is_unicode, read_json, read_text
 from ..core.video import (
     VIDEO_SUFFIXES,
     VideoError,
@@ -25,6 +29,7 @@ from ..core.video import (
 )
 from ..core.video_decord import decord_frames
 from .config import PreprocessConfig
+from .table_rows import BadRow, RowError, path_inside, read_table
 
 # What a table may say in the column use_motion_guide.
 TRUE = ("1", "1.0", "true", "yes", "on")
@@ -43,6 +48,7 @@ class Clip:
     path: Path
     captions: dict[str, str] | None  # by kind, "short" and "dense"; None = in a file beside the video
     use_motion_guide: bool = True
+    problem: str | None = None  # reason why it cannot be used, as far as the list knows
 
 
 @dataclass
@@ -70,61 +76,123 @@ def generator_for(*key: int | str) -> torch.Generator:
 def list_clips(config: PreprocessConfig) -> list[Clip]:
     """All clips of ``config.videos``, shuffled by the seed, so that any part of the list is a fair sample.
 
+    One that cannot be used, such as a row of a table whose path leaves its folder, is in the list with its problem.
+
     Raises:
-        ValueError: if there are none, a column is missing, a flag is unknown, or a path leaves its folder.
+        ValueError: if there are none, or no row of a table can be used: a column is missing, say.
     """
     source = Path(config.videos)
     if source.is_dir():
-        clips = [Clip(str(path.relative_to(source)), path, None) for path in _videos(source)]
+        clips = _folder_clips(source)
     elif source.is_file():
         clips = _table_clips(source, config)
     else:
-        raise ValueError(f"videos={source}: no such folder or table; give a folder of videos, a .csv or a .json")
+        raise ValueError(f"videos={source}: no such folder or table; give a folder of videos, a .csv, .json or .jsonl")
     if not clips:
         raise ValueError(f"videos={source}: holds no videos ({', '.join(VIDEO_SUFFIXES)})")
     order = torch.randperm(len(clips), generator=generator_for("clips", config.seed)).tolist()
     return [clips[i] for i in order][: config.limit]
 
 
-def _videos(folder: Path) -> list[Path]:
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
-    return sorted(path for path in found if not path.name.startswith(".") and path.is_file())
+def _folder_clips(folder: Path) -> list[Clip]:
+    """The videos below a folder; what is called like one but cannot be opened is there with its problem."""
+    unreadable: list[OSError] = []
+    found = sorted(path for path in _files_below(folder, unreadable) if path.suffix.lower() in VIDEO_SUFFIXES)
+    clips = [Clip(str(path.relative_to(folder)), path, None, problem=_file_problem(path)) for path in found]
+    for error in unreadable:
+        path = Path(error.filename)
+        clips.append(Clip(str(path.relative_to(folder)), path, None, problem=f"{path}: {error.strerror}"))
+    return clips
+
+
+def _files_below(folder: Path, unreadable: list[OSError]) -> Iterator[Path]:
+    """Files that are not hidden, also in folders that links lead to; each folder once, under its own name if it can be.
+
+    A link to a folder that holds this one is not followed. Folders that cannot be opened are added to ``unreadable``.
+    """
+    top, seen, places = Path(os.path.realpath(folder)), set(), deque([folder])
+    while places:  # links come last
+        for place, folders, files in os.walk(places.popleft(), onerror=unreadable.append):
+            here = os.path.realpath(place)
+            if here in seen or (top != Path(here) and top.is_relative_to(here)):
+                folders.clear()
+                continue
+            seen.add(here)
+            folders.sort()
+            places += (link for link in (Path(place, name) for name in folders) if link.is_symlink())
+            yield from (Path(place, name) for name in files if not name.startswith("."))
+
+
+def _file_problem(path: Path) -> str | None:
+    """What is wrong with a path that is neither a file nor a link to one."""
+    try:
+        return None if stat.S_ISREG(path.stat().st_mode) else f"{path}: is no file"
+    except OSError as error:
+        return f"{path}: {'a link that leads nowhere' if path.is_symlink() else error.strerror}"
 
 
 def _table_clips(table: Path, config: PreprocessConfig) -> list[Clip]:
     root = Path(config.video_root) if config.video_root else table.parent
-    rows = _read_rows(table)
-    return [_row_clip(row, root, config, f"{table}, row {i}") for i, row in enumerate(rows, 1)]
-
-
-def _read_rows(table: Path) -> list[dict]:
-    try:
-        with table.open(encoding="utf-8", newline="") as file:
-            rows = json.load(file) if table.suffix.lower() == ".json" else list(csv.DictReader(file))
-    except (json.JSONDecodeError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{table}: cannot be read as a table ({error})") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"{table}: is no table; a .json must be a list of objects")
-    return rows
-
-
-def _row_clip(row: dict, root: Path, config: PreprocessConfig, where: str) -> Clip:
     template = config.video_column if "{" in config.video_column else "{" + config.video_column + "}"
-    text, short, has = row.get(config.text_column), row.get(config.short_column), ", ".join(map(str, row))
+    captions = [config.text_column, config.short_column]
+    columns = {*_columns_of(template), *captions, "use_motion_guide"}
+    rows = read_table(table, lambda row: _row_clip(row, template, root, config), columns, config.encoding)
+    return [_bad_clip(row, root) if isinstance(row, BadRow) else row for row in rows]
+
+
+def _columns_of(template: str) -> list[str]:
+    """The columns that a template of paths names.
+
+    Raises:
+        ValueError: if it is none.
+    """
     try:
-        name = template.format_map(row)
-    except (KeyError, ValueError, AttributeError) as error:
-        raise ValueError(f"{where}: nothing fits video_column={config.video_column} ({error}); it has {has}") from error
+        return [name for _, name, _, _ in Formatter().parse(template) if name]
+    except ValueError as error:
+        raise ValueError(f"video_column={template}: is no template ({error}); write {{column}}") from error
+
+
+def _bad_clip(row: BadRow, root: Path) -> Clip:
+    return Clip(f"row {row.number}", root, {}, problem=row.reason)
+
+
+def _row_clip(row: dict, template: str, root: Path, config: PreprocessConfig) -> Clip:
+    """Raises: RowError: if the row cannot be used."""
+    name = _row_path(row, template, config)
     if config.text_column not in row and config.short_column not in row:
-        raise ValueError(f"{where}: has no column text_column={config.text_column}; it has {has}")
-    inside = os.path.normpath(name)
-    if os.path.isabs(inside) or inside.split(os.sep)[0] == os.pardir:
-        raise ValueError(f"{where}: the path {name} leaves the folder {root}; set video_root to a folder above both")
-    captions = {"dense": text, "short": short} if text and short else {config.lone_caption: text or short}
+        raise RowError(f"has no column text_column={config.text_column}; it has {', '.join(row)}")
+    dense, short = (_row_caption(row, column) for column in (config.text_column, config.short_column))
+    captions = {"dense": dense, "short": short} if dense and short else {config.lone_caption: dense or short}
     flag = str(row.get("use_motion_guide", "1")).strip().lower()
     if flag not in TRUE + FALSE:
-        raise ValueError(f"{where}: use_motion_guide={flag} is neither yes nor no: write true or false")
+        raise RowError(f"use_motion_guide={flag} is neither yes nor no: write true or false")
+    inside = path_inside(name, root, "set video_root to a folder above both")
     return Clip(inside, root / inside, {kind: value for kind, value in captions.items() if value}, flag in TRUE)
+
+
+class _PathFormatter(Formatter):
+    """Fills a template of paths; an empty value is refused, where Python would write None."""
+
+    def format_field(self, value, spec: str) -> str:
+        if value is None:
+            raise ValueError("a value is missing")
+        return super().format_field(value, spec)
+
+
+def _row_path(row: dict, template: str, config: PreprocessConfig) -> str:
+    try:
+        return _PathFormatter().vformat(template, (), row)
+    except (LookupError, ValueError, AttributeError, TypeError) as error:
+        raise RowError(
+            f"nothing fits video_column={config.video_column} ({error}); it has {', '.join(row)}"
+        ) from error
+
+
+def _row_caption(row: dict, column: str) -> str | None:
+    caption = row.get(column)
+    if caption is not None and not isinstance(caption, str):
+        raise RowError(f"{column}={str(caption)[:60]} is no text")
+    return caption
 
 
 def fingerprint(clips: list[Clip]) -> str:
@@ -136,40 +204,41 @@ def fingerprint(clips: list[Clip]) -> str:
 # --- one clip ---------
 
 
-def read_captions(clip: Clip, lone: str) -> dict[str, str]:
+def read_captions(clip: Clip, lone: str, encoding: str | None = None, option: str = "encoding=") -> dict[str, str]:
     """The captions of a clip by kind: the table's, or those of `stem.json` {"short", "dense"} or `stem.txt`.
 
     Args:
         lone: kind that the only caption of a .txt counts as.
+        encoding, option: of the files, see ``open_text``.
 
     Raises:
         ClipError: if there is none.
     """
     found = clip.captions
     if found is None:
-        found = _json_captions(clip.path.with_suffix(".json")) or _text_caption(clip.path.with_suffix(".txt"), lone)
+        files = (clip.path.with_suffix(suffix) for suffix in (".json", ".txt"))
+        try:
+            found = next((found for file in files if (found := _captions_in(file, lone, encoding, option))), {})
+        except TextError as error:
+            raise ClipError(str(error)) from error
     found = {kind: " ".join(text.split()) for kind, text in found.items() if text.split()}
     if not found:
-        raise ClipError(f"no caption: neither {clip.path.stem}.txt nor {clip.path.stem}.json has one")
+        beside = f"neither {clip.path.stem}.txt nor {clip.path.stem}.json has one"
+        raise ClipError(f"no caption: {beside if clip.captions is None else 'its row has none'}")
+    if not all(map(is_unicode, found.values())):
+        raise ClipError("its caption holds half a character (an unpaired surrogate), which is no text")
     return found
 
 
-def _json_captions(path: Path) -> dict[str, str]:
-    if not path.is_file():
+def _captions_in(file: Path, lone: str, encoding: str | None, option: str) -> dict[str, str]:
+    """The captions of a .json or a .txt; {} if it is not there."""
+    if not file.is_file():
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ClipError(f"{path.name} is not valid JSON ({error})") from error
+    if file.suffix == ".txt":
+        return {lone: read_text(file, encoding, option)}
+    content = read_json(file, encoding, option)
     content = content if isinstance(content, dict) else {}
     return {kind: content[kind] for kind in ("short", "dense") if isinstance(content.get(kind), str)}
-
-
-def _text_caption(path: Path, lone: str) -> dict[str, str]:
-    try:
-        return {lone: path.read_text(encoding="utf-8")} if path.is_file() else {}
-    except UnicodeDecodeError as error:
-        raise ClipError(f"{path.name} is not UTF-8 text") from error
 
 
 def choose_caption(captions: dict[str, str], wanted: str, generator: torch.Generator) -> tuple[str, str]:
@@ -242,8 +311,10 @@ class ClipDataset(Dataset):
     def __getitem__(self, position: int) -> DecodedClip:
         clip, config = self.clips[position], self.config
         frames, height, width = self.size
+        if clip.problem:
+            return DecodedClip(position, clip, problem=clip.problem)
         try:
-            captions = read_captions(clip, config.lone_caption)
+            captions = read_captions(clip, config.lone_caption, config.encoding)
             generator = generator_for("caption", config.seed, position)
             kind, caption = choose_caption(captions, config.caption, generator)
             generator = generator_for("start", config.seed, position)

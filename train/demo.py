@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from ..core.model import family_folder, load
+from ..core.text_files import read_json, write_json
 from ..core.video import write_video
 from .config import load_config
 from .distill import STUDENT, distill
 from .preprocess import preprocess
-from .records import write_json
 from .report import Clip, Section, curve, write_report
 from .shapes.captions import evaluation_prompts
 from .shapes.evaluate import COLUMNS, Setting, sample_clips
@@ -115,7 +114,7 @@ def compete(contestant: Contestant, out: Path, prompts: int, trained: int) -> di
     setting = contestant.setting
     stem = f"{contestant.name} {setting.steps} steps".replace(" ", "-")
     kept, made_from = out / "samples" / f"{stem}.json", {"prompts": prompts, "trained": trained}
-    if kept.exists() and (stored := json.loads(kept.read_text()))["made_from"] == made_from:
+    if kept.exists() and (stored := read_json(kept))["made_from"] == made_from:
         return stored
     print(f"4/5 sampling: {contestant.name}, {setting.steps} steps", flush=True)
     model = load("shapes", contestant.student)

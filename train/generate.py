@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import re
 from dataclasses import dataclass
 from functools import partial
@@ -24,9 +25,11 @@ from ..core.motion_prior import MotionPrior
 from ..core.rewards import RewardMixture
 from ..core.schedule import TRAIN_TIMESTEPS, solver_grid
 from ..core.tables import markdown
-from ..core.video import FORMATS, check_rate, check_writable, to_uint8, write_video
+from ..core.text_files import TextError, is_unicode, read_text
+from ..core.video import FORMATS, WRITABLE_SUFFIXES, check_rate, check_writable, to_uint8, write_video
 from .best_of import Candidate, Contest, check_best_of, load_judges, numbered, tag
 from .options import add_device_arguments, device_and_dtype
+from .seeds import seed_value, seeds_from
 from .timing import stage, tell_peak, tell_start
 
 # Guided part of the sampling where nothing says otherwise.
@@ -75,6 +78,7 @@ def register(subparsers) -> None:
     )
     parser.add_argument("prompt", nargs="*", help="what to show; several prompts make several videos")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="text file with one prompt a line")
+    parser.add_argument("--encoding", help="of the file of prompts, such as latin-1 (default: UTF-8)")
     parser.add_argument("--model", default="shapes", help=f"{' or '.join(sorted(FAMILIES))} (default: shapes)")
     parser.add_argument("--student", default="default", help="student by name (mg, no-mg, v1) or checkpoint file")
     parser.add_argument("--teacher", action="store_true", help="sample the teacher with DDIM and CFG instead")
@@ -88,7 +92,7 @@ def register(subparsers) -> None:
     parser.add_argument("--motion-strength", type=float, metavar="LAMBDA", help="0 = none (default: the model's own)")
     parser.add_argument("--tau", type=float, help="guided part of the sampling (default: the student's own, or 0.5)")
     parser.add_argument("--combination", choices=COMBINATIONS, help="how --motion enters a step (default: released)")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same video; counts up over prompts")
+    parser.add_argument("--seed", type=seed_value, default=0, help="same seed, same video; counts up over prompts")
     parser.add_argument("--best-of", type=int, metavar="N", help="sample N seeds and keep the clip of highest reward")
     parser.add_argument("--reward", metavar="NAME[:WEIGHT],…", help="what is best, for --best-of (default: hps)")
     parser.add_argument("--keep-all", action="store_true", help="with --best-of: write the other clips too")
@@ -96,7 +100,7 @@ def register(subparsers) -> None:
     parser.add_argument("--height", type=int, help="pixels, a multiple of 8 (default: the model's own)")
     parser.add_argument("--width", type=int, help="pixels, a multiple of 8 (default: the model's own)")
     parser.add_argument("--fps", type=float, help="frames per second of the file (default: the model's own)")
-    parser.add_argument("--out", type=Path, default=Path("out.mp4"), help="file, or folder for several prompts")
+    parser.add_argument("--out", default="out.mp4", metavar="FILE|FOLDER/", help="a folder for several prompts")
     parser.add_argument("--format", choices=FORMATS, default="mp4", help="of files in a folder (default: mp4)")
     add_device_arguments(parser)
     parser.set_defaults(func=run)
@@ -104,7 +108,7 @@ def register(subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     tell_start()
-    prompts = read_prompts(args.prompt, args.prompts)
+    prompts = read_prompts(args.prompt, args.prompts, args.encoding)
     check_settings(args)
     targets = output_files(prompts, args.out, args.format)
     if args.fps is not None:
@@ -119,11 +123,11 @@ def run(args: argparse.Namespace) -> int:
     clips = Clips(model, args, prior)
     count = args.best_of or 1
     for i, (prompt, target) in enumerate(zip(prompts, targets)):
-        seed = args.seed + i * count
+        seeds = seeds_from(args.seed + i * count, count)
         if judges:
-            print(keep_best(clips, judges, prompt, range(seed, seed + count), target))
+            print(keep_best(clips, judges, prompt, seeds, target))
         else:
-            clips.write(target, clips.sample(prompt, seed), prompt, seed)
+            clips.write(target, clips.sample(prompt, seeds[0]), prompt, seeds[0])
         print(target)
     tell_peak(device)
     return 0
@@ -189,7 +193,7 @@ class Clips:
         return self.model.family.guidance_scale if self.args.guidance is None else self.args.guidance
 
 
-def keep_best(clips: Clips, judges: RewardMixture, prompt: str, seeds: range, target: Path) -> str:
+def keep_best(clips: Clips, judges: RewardMixture, prompt: str, seeds: list[int], target: Path) -> str:
     """Write the best of the seeds' clips to ``target``, the others beside it if asked for; returns the scores."""
 
     def write(path: Path, clip: Candidate) -> None:
@@ -262,29 +266,40 @@ def motion_settings(args: argparse.Namespace, model: Model, prior: MotionPrior |
     return settings | about
 
 
-def read_prompts(prompts: list[str], file: Path | None) -> list[str]:
+def read_prompts(prompts: list[str], file: Path | None, encoding: str | None = None) -> list[str]:
     """The prompts of the command line and of the file, without empty lines.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is none, or one holds what is no text.
     """
-    lines = read_lines(file, "--prompts") if file else []
+    if encoding and not file:
+        raise ValueError(f"--encoding {encoding} is that of a file of prompts: name one with --prompts")
+    lines = read_lines(file, "--prompts", encoding) if file else []
     found = [prompt.strip() for prompt in [*prompts, *lines] if prompt.strip()]
     if not found:
         raise ValueError('no prompt: write one, such as "a red circle moves right", or name a file with --prompts')
+    broken = [prompt for prompt in found if not is_unicode(prompt)]
+    if broken:
+        raise ValueError(f"prompt {broken[0]!a} holds bytes that are no text here; write it in UTF-8")
     return found
 
 
-def read_lines(file: Path, option: str) -> list[str]:
+def read_lines(file: Path, option: str, encoding: str | None = None) -> list[str]:
     """The lines of a text file that are not blank.
+
+    Args:
+        encoding: set by --encoding, see ``open_text``.
 
     Raises:
         ValueError: if it is missing or no text.
     """
     try:
-        return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{option} {file}: cannot be read ({error}); name a text file in UTF-8") from error
+        text = read_text(file, encoding, "--encoding ")
+    except OSError as error:
+        raise ValueError(f"{option} {file}: cannot be read ({error.strerror}); name a text file") from error
+    except TextError as error:
+        raise ValueError(f"{option} {error}") from error
+    return [line for line in text.split("\n") if line.strip()]
 
 
 def check_settings(args: argparse.Namespace) -> None:
@@ -333,16 +348,30 @@ def check_motion_settings(args: argparse.Namespace) -> None:
         raise ValueError(f"--tau {args.tau:g} is outside 0..1: 0.5 guides the noisier half of the sampling")
 
 
-def output_files(prompts: list[str], out: Path, suffix: str) -> list[Path]:
+def names_folder(out: str, prompts: int) -> bool:
+    """Whether ``out`` is a folder: it is there, ends like one, or has no suffix, or none of a clip for many prompts."""
+    if out.endswith(("/", os.sep)) or Path(out).is_dir():
+        return True
+    suffix = Path(out).suffix.lower()
+    return not suffix or (prompts > 1 and suffix not in WRITABLE_SUFFIXES)
+
+
+def output_files(prompts: list[str], out: str, suffix: str) -> list[Path]:
     """Where each prompt's video goes: ``out`` itself for one prompt, else files in the folder ``out``.
 
     Raises:
         VideoError: if a file cannot be written there.
     """
-    if out.suffix and not out.is_dir():
+    if not names_folder(out, len(prompts)):
         if len(prompts) > 1:
             raise ValueError(f"--out {out} names one file for {len(prompts)} prompts: name a folder")
+        if Path(out).suffix.lower() not in WRITABLE_SUFFIXES:
+            raise ValueError(
+                f"--out {out}: cannot write '{Path(out).suffix}'; use {' or '.join(WRITABLE_SUFFIXES)}, or {out}/ for "
+                "a folder"
+            )
         return [check_writable(out)]
+    out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     slugs = [re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "clip" for prompt in prompts]
     if suffix == "png":

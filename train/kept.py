@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..core.text_files import read_json, write_json
 from ..core.video import check_folder
-from .records import write_json
 
 
 class KeptRows:
@@ -43,7 +43,7 @@ class KeptRows:
         if not self.path.exists():
             return []
         try:
-            return list(json.loads(self.path.read_text(encoding="utf-8"))["rows"])
+            return list(read_json(self.path)["rows"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{self.path}: no file of kept results ({error!r}); delete it or name another") from error
 

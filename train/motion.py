@@ -18,6 +18,7 @@ from . import motion_compare, motion_cost, motion_memory, motion_sweep, motion_t
 from .config import check_inversion_grid
 from .data import generator_for, read_frames
 from .options import add_model_arguments, check_minimum, check_suffix, device_and_dtype
+from .seeds import seed_value
 
 EXAMPLES = """\
 examples:
@@ -76,7 +77,7 @@ def _register_extract(actions) -> None:
     extract.add_argument("--at", type=int, nargs="+", metavar="T", help="timesteps 0..999 instead of --steps and --tau")
     extract.add_argument("--method", choices=METHODS, default="ddim", help="inversion, or plain noise (default: ddim)")
     extract.add_argument("--grid", type=int, default=50, help="steps of the inversion; 200 are the authors' (50)")
-    extract.add_argument("--seed", type=int, default=0, help="of the noise of --method noise")
+    extract.add_argument("--seed", type=seed_value, default=0, help="of the noise of --method noise")
     add_model_arguments(extract)
     extract.set_defaults(func=run_extract)
 

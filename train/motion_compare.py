@@ -25,6 +25,7 @@ from .motion_sweep import judge_student
 from .motion_transfer import BATCH, Guidance
 from .options import KEPT, add_place_arguments, check_minimum, check_tau, load_measured
 from .report import Section, curves, write_report
+from .seeds import seed_value
 from .shapes.captions import COLORS, RULES, SHAPES, evaluation_prompts
 from .statistics import Interval, difference, mean_interval, wilson
 
@@ -66,7 +67,7 @@ def register(actions) -> None:
     compare.add_argument("--strength", type=float, help="lambda (default: what the student was distilled with)")
     compare.add_argument("--tau", type=float, help="guided part of the sampling (default: as the student's lambda)")
     compare.add_argument("--guidance", type=float, help="guidance scale (default: the family's)")
-    compare.add_argument("--seed", type=int, default=0)
+    compare.add_argument("--seed", type=seed_value, default=0)
     compare.add_argument("--out", type=Path, default=Path("runs/motion"), help=f"folder of rows and page; {KEPT}")
     add_place_arguments(compare)
     compare.set_defaults(func=run)

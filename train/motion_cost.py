@@ -24,6 +24,7 @@ from .kept import KeptRows
 from .options import KEPT, add_model_arguments, check_minimum, check_tau, device_and_dtype
 from .preprocess import RecordMaker, weights_of
 from .scores import ScoreSettings, is_guided
+from .seeds import seed_value
 from .shapes.world import render_clip
 
 ABOUT = """\
@@ -42,7 +43,7 @@ def register(actions) -> None:
     cost.add_argument("--grids", type=int, nargs="+", default=[200, 50, 25, 10], help="steps of the inversion")
     cost.add_argument("--records", type=int, nargs="+", default=[1, 4], help="records per clip and inversion, K")
     cost.add_argument("--tau", type=float, default=0.5, help="guided part of the timesteps (default: 0.5)")
-    cost.add_argument("--seed", type=int, default=0)
+    cost.add_argument("--seed", type=seed_value, default=0)
     cost.add_argument("--gradient-checkpointing", action="store_true", help="a third of the memory, 1.5 x the time")
     cost.add_argument("--out", type=Path, default=Path("runs/motion/cost.json"), help=f"figures; {KEPT}")
     add_model_arguments(cost)

@@ -20,7 +20,9 @@ from tqdm.auto import tqdm
 # What the command alone needs is imported where it is used, for every process of a row imports this module.
 from ..core.config import VIDEOCRAFTER2, UNetConfig
 from ..core.motion import motion_score, read_reference
+from ..core.text_files import read_text
 from ..core.unet import UNet3D
+from .seeds import seed_value
 
 ABOUT = """\
 Measure the peak memory of the motion score of a batch of clips, before and after what keeps it low: one clip at a time
@@ -74,7 +76,7 @@ def register(actions) -> None:
     memory.add_argument("--channels", type=int, default=80, help="width of the UNet (default: 80; VideoCrafter2: 320)")
     memory.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1 (default: cpu)")
     memory.add_argument("--dtype", choices=PRECISIONS, default="auto", help="precision (default: auto, fp32 on a CPU)")
-    memory.add_argument("--seed", type=int, default=0)
+    memory.add_argument("--seed", type=seed_value, default=0)
     memory.set_defaults(func=run)
 
 
@@ -222,7 +224,7 @@ def resident(field: str) -> int:
 
     Not ``getrusage``, whose peak is at least what the parent process held when it started this one.
     """
-    return 1024 * int(re.search(rf"^{field}:\s+(\d+) kB", STATUS.read_text(), re.MULTILINE)[1])
+    return 1024 * int(re.search(rf"^{field}:\s+(\d+) kB", read_text(STATUS), re.MULTILINE)[1])
 
 
 # --- what came out ----------

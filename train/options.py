@@ -15,6 +15,7 @@ from ..core.schedule import TRAIN_TIMESTEPS
 from ..core.video import check_folder
 from .config import check_inversion_grid
 from .preprocess import file_hash, weights_of
+from .seeds import seed_value
 
 KEPT = "a stopped run goes on from there"
 
@@ -51,7 +52,7 @@ def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--guidance", type=float, help="guidance scale of the teacher (default: the family's)")
     parser.add_argument("--method", choices=METHODS, default="ddim", help="how references are read (default: ddim)")
     parser.add_argument("--grid", type=int, default=50, help="steps of the references' inversion (default: 50)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=seed_value, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/motion"), help=f"folder of rows.json and pages; {KEPT}")
     add_place_arguments(parser)
 

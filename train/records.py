@@ -11,12 +11,15 @@ from __future__ import annotations
 import glob
 import io
 import json
+import lzma
 import os
 import re
 import tarfile
 import urllib.request
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from http.client import HTTPException
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -29,12 +32,17 @@ from safetensors.torch import save as dump_tensors
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from ..core.text_files import TextError, read_json, write_json, write_text
 from .data import generator_for
 
 FORMAT = "t2v-turbo records 1"
 MANIFEST = "records.json"
 # What a shard may be called; anything else in a manifest is refused, for it becomes a path or a URL.
 SHARD_NAME = re.compile(r"\d{6,}\.tar")
+# Of a record; "score" may be there too.
+TENSORS = {"z", "cond", "uncond", "context", "index"}
+# What reading a tar raises, which may be compressed.
+DAMAGED_ARCHIVE = (tarfile.TarError, zlib.error, lzma.LZMAError, RecursionError)
 # Remote places that WebDataset reads; "pipe:" would run a command.
 REMOTE = re.compile(r"(https?|gs|hf|ais)://")
 REMEDY = "delete it and run the same `t2v-turbo preprocess` command again, or fetch it again"
@@ -76,7 +84,8 @@ class ShardWriter:
         return self
 
     def write(self, record: Record) -> None:
-        about = json.dumps(record.about, ensure_ascii=False).encode()
+        # A file name of bytes that are no UTF-8 is written by its escapes, which JSON reads back.
+        about = json.dumps(record.about, ensure_ascii=False).encode(errors="backslashreplace")
         tensors = dump_tensors({name: value.contiguous() for name, value in record.tensors.items()})
         self._tar.write({"__key__": record.key, "safetensors": tensors, "json": about})
         self.records += 1
@@ -85,24 +94,19 @@ class ShardWriter:
         self.skipped.append({"clip": clip, "reason": reason})
 
     def __exit__(self, kind, *_) -> None:
-        self._tar.close()
-        self._file.close()
-        if kind is None:
-            summary = {"records": self.records, "bytes": self.partial.stat().st_size, "skipped": self.skipped}
-            write_json(self.path.with_suffix(".json"), summary)
-            os.replace(self.partial, self.path)  # last: the tar's name says that the shard is done
-        self.partial.unlink(missing_ok=True)
+        try:
+            with self._file:  # a full disk may show when the tar or the file is closed
+                self._tar.close()
+            if kind is None:
+                summary = {"records": self.records, "bytes": self.partial.stat().st_size, "skipped": self.skipped}
+                write_json(self.path.with_suffix(".json"), summary)
+                os.replace(self.partial, self.path)  # last: the tar's name says that the shard is done
+        finally:
+            self.partial.unlink(missing_ok=True)
 
 
 def shard_path(folder: Path, number: int) -> Path:
     return Path(folder) / f"{number:06d}.tar"
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write under a name of this process, then rename."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
 
 
 def begin(folder: Path, made_from: dict) -> None:
@@ -127,15 +131,27 @@ def finish(folder: Path, shards: int) -> tuple[int, int] | None:
     """If all shards are there, complete the manifest, list the skipped clips, and return (records, skipped clips)."""
     if not all(shard_path(folder, i).exists() for i in range(shards)):
         return None
-    summaries = [json.loads(shard_path(folder, i).with_suffix(".json").read_text()) for i in range(shards)]
+    summaries = [_read_summary(shard_path(folder, i)) for i in range(shards)]
     counts = {shard_path(folder, i).name: summary["records"] for i, summary in enumerate(summaries)}
     skipped = [line for summary in summaries for line in summary["skipped"]]
-    partial = folder / f".skipped.{os.getpid()}.part"
-    partial.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in skipped), encoding="utf-8")
-    os.replace(partial, folder / "skipped.jsonl")
+    write_text(folder / "skipped.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in skipped))
     total = {"records": sum(counts.values()), "bytes": sum(summary["bytes"] for summary in summaries)}
     write_json(folder / MANIFEST, read_manifest(str(folder)) | total | {"shards": counts})
     return total["records"], len(skipped)
+
+
+def _read_summary(shard: Path) -> dict:
+    """What was written beside a shard.
+
+    Raises:
+        ValueError: if it is missing or damaged.
+    """
+    path = shard.with_suffix(".json")
+    try:
+        summary = read_json(path)
+        return {name: summary[name] for name in ("records", "bytes", "skipped")}
+    except (OSError, TextError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: tells nothing of its shard ({error}); delete {shard} and run again") from error
 
 
 # --- reading ---------
@@ -151,13 +167,22 @@ def read_manifest(place: str) -> dict:
     try:
         with _open(where) as file:
             manifest = json.load(file)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError, HTTPException) as error:
         raise ValueError(
             f"records {place}: no readable {MANIFEST} ({error}); make it with `t2v-turbo preprocess`"
         ) from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or "made_from" not in manifest:
-        raise ValueError(f"{where}: is not the manifest of '{FORMAT}'")
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or not _is_sound(manifest):
+        raise ValueError(f"{where}: is not the manifest of '{FORMAT}', or damaged")
     return manifest
+
+
+def _is_sound(manifest: dict) -> bool:
+    """Whether the parts that are read are of their types; the names of the shards are checked where they are used."""
+    made, shards = manifest.get("made_from"), manifest.get("shards", {})
+    if not isinstance(made, dict) or not isinstance(shards, dict) or not isinstance(manifest.get("bytes", 0), int):
+        return False
+    motion = made.get("motion") or {"tau": 0, "energy": ""}
+    return isinstance(motion, dict) and isinstance(motion.get("tau"), int | float) and "energy" in motion
 
 
 def _open(where: str) -> io.BufferedIOBase:
@@ -269,13 +294,21 @@ def read_shard(shard: Shard) -> Iterator[Record]:
     samples = webdataset.DataPipeline(webdataset.SimpleShardList([shard.url]), webdataset.tarfile_to_samples())
     try:
         for sample in samples:
-            tensors, about = load_tensors(sample["safetensors"]), json.loads(sample["json"])
-            yield Record(sample["__key__"], tensors, about)
+            yield _read_record(sample)
             found += 1
-    except (SafetensorError, OSError, ValueError, KeyError, EOFError, tarfile.TarError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, EOFError, *DAMAGED_ARCHIVE) as error:
         raise ValueError(f"{shard.url}: broken after {found} records ({error}); {REMEDY}") from error
     if found != shard.records:
         raise ValueError(f"{shard.url}: holds {found} records, the manifest says {shard.records}; {REMEDY}")
+
+
+def _read_record(sample: dict) -> Record:
+    """Raises: KeyError, ValueError: for a sample that is no record."""
+    tensors, about = load_tensors(sample["safetensors"]), json.loads(sample["json"])
+    shapes = {tensors[name].shape for name in tensors.keys() - {"index", "context"}}
+    if not TENSORS <= tensors.keys() <= TENSORS | {"score"} or len(shapes) > 1 or not isinstance(about, dict):
+        raise ValueError(f"{sample['__key__']} is no record: it holds {', '.join(sorted(tensors))}")
+    return Record(sample["__key__"], tensors, about)
 
 
 class RecordReader:
@@ -309,6 +342,7 @@ class RecordReader:
                 "preprocess with fewer clips_per_shard, or train on fewer processes"
             )
         self.seed, self.rank, self.world, self.shuffle = seed, rank, world, shuffle
+        self.grid = records.made_from["solver_steps"]
         self._cache: dict[str, list[Record]] | None = {} if records.bytes <= cache_gb * 2**30 else None
 
     def stream(self, start: int = 0) -> Iterator[Record]:
@@ -338,8 +372,15 @@ class RecordReader:
         """The records of ``shards`` without the first ``skip``."""
         for shard in shards:
             if skip < shard.records:
-                yield from islice(self._records(shard), skip, None)
+                for record in islice(self._records(shard), skip, None):
+                    yield self._checked(record, shard)
             skip = max(0, skip - shard.records)
+
+    def _checked(self, record: Record, shard: Shard) -> Record:
+        index = record.tensors["index"]
+        if index.shape or not 0 <= int(index) < self.grid:
+            raise ValueError(f"{shard.url}: {record.key} lies at {index.tolist()} of {self.grid} grid points; {REMEDY}")
+        return record
 
     def _records(self, shard: Shard) -> Iterator[Record] | list[Record]:
         if self._cache is None:
@@ -365,6 +406,10 @@ class RecordBatches(IterableDataset):
 def collate(records: list[Record]) -> dict[str, Tensor]:
     """Tensors with a batch axis. Where some have a motion score, the others get zeros and a flag against guidance."""
     tensors = [record.tensors for record in records]
+    for name in TENSORS & tensors[0].keys():
+        if len({one[name].shape for one in tensors}) > 1:
+            keys = ", ".join(record.key for record in records)
+            raise ValueError(f"records {keys}: differ in the shape of {name}; use sets of one size")
     scored = torch.tensor(["score" in one for one in tensors])
     if not scored.any():
         return {name: torch.stack([one[name] for one in tensors]) for name in tensors[0]}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from ..core.video import replacing
+from ..core.text_files import write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,8 +77,7 @@ def write_report(path: Path, title: str, introduction: list[str], sections: list
     """Write the page whole or not at all; text is escaped. Returns ``path``."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     html = environment.from_string(PAGE).render(title=title, introduction=introduction, sections=sections)
-    with replacing(path) as partial:
-        partial.write_text(html, encoding="utf-8")
+    write_text(path, html)
     return path
 
 

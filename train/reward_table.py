@@ -26,6 +26,7 @@ from .options import check_minimum
 from .preprocess import file_hash, share_of_work, weights_of
 from .records import RecordSet
 from .report import Section, curves, write_report
+from .seeds import seed_value
 from .shapes.captions import evaluation_prompts
 from .shapes.evaluate import COLUMNS, sample_clips
 from .shapes.oracle import score, summarize
@@ -72,7 +73,7 @@ def register(actions) -> None:
     table.add_argument("--subsets", help="only these, such as none,hps,hps+clip (default: all eight)")
     table.add_argument("--prompts", type=int, default=200, help="fixed prompts (default: 200)")
     table.add_argument("--sampling-steps", type=int, default=4, help="network evaluations per clip (default: 4)")
-    table.add_argument("--sampling-seed", type=int, default=0)
+    table.add_argument("--sampling-seed", type=seed_value, default=0)
     add_config_arguments(table, "distill", EXAMPLES)
     table.set_defaults(func=run)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import math
 import os
@@ -16,10 +15,12 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ..core.command_line import can_print
 from ..core.device import WIDE_PRECISIONS, dtype_name, pick_device, pick_dtype
 from ..core.model import resolve_family
 from ..core.rewards import Reward, load_reward, present_rewards, reward_path
 from ..core.rewards.face import LONG_CAPTIONS
+from ..core.text_files import check_encoding, is_unicode
 from ..core.video import (
     VIDEO_SUFFIXES,
     VideoError,
@@ -34,7 +35,10 @@ from .generate import read_lines
 from .kept import KeptLines
 from .options import add_model_arguments, check_suffix
 from .score_answers import Answer, as_json, as_text, means, named, write_csv
+from .table_rows import BadRow, RowError, path_inside, read_table
 
+# How the encoding of texts is set.
+ENCODING = "--encoding "
 # Frames of a clip that are held at once; a longer clip is seen at so many instants, evenly spaced.
 MOST_FRAMES = 32
 # Frames that an image reward is given at once.
@@ -53,7 +57,8 @@ examples:
                                  the published models, after `t2v-turbo download hps clip internvideo2`
 
 Clips are mp4, webm, mov, mkv, avi or gif, of any size and length. A word is taken for a clip where a file or folder of
-that name exists or it ends like a video; all others are prompts. Write them together, before the options or behind.
+that name exists or it ends like a video; all others are prompts. Write them together, before the options or behind. A
+table is .csv or .tsv (comma, semicolon or tab), .json or .jsonl.
 A clip without a given prompt is scored with its own: that of its tags, else the caption in a .txt or .json of its name
 beside it. The rewards are those of --model that are there; --checkpoints names another folder of the model's files.
 
@@ -75,11 +80,15 @@ class Question:
     Attributes:
         name: as it is shown.
         prompts: () = the clip's own.
+        encoding: of the caption beside it, see ``open_text``.
+        problem: why it cannot be scored, as far as the list of clips knows.
     """
 
     name: str
     path: Path
     prompts: tuple[str, ...] = ()
+    encoding: str | None = None
+    problem: str | None = None
 
 
 def register(subparsers) -> None:
@@ -94,6 +103,7 @@ def register(subparsers) -> None:
     parser.add_argument("--prompt", action="append", default=[], help="a prompt; several make a matrix")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="text file with one prompt a line")
     parser.add_argument("--table", type=Path, metavar="CSV", help="columns file,prompt; files lie in the given folder")
+    parser.add_argument("--encoding", help="of table, prompt file and captions, such as latin-1 (default: UTF-8)")
     parser.add_argument("--rewards", metavar="NAME,…", help="reward models (default: those that are there)")
     parser.add_argument("--frames", type=int, help=f"frames for image rewards (default: all, at most {MOST_FRAMES})")
     parser.add_argument(
@@ -109,6 +119,7 @@ def register(subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.frames is not None and args.frames < 1:
         raise ValueError(f"--frames {args.frames} must be 1 or more")
+    check_encoding(args.encoding, ENCODING)
     if args.out:
         check_suffix("--out", args.out, (".csv",))
     questions = read_questions(args)
@@ -152,15 +163,16 @@ def read_questions(args: argparse.Namespace) -> list[Question]:
         ValueError: if there is no clip, or a prompt is empty.
     """
     clips, prompts = sort_words(args.words)
-    prompts = check_prompts([*prompts, *args.prompt, *_lines(args.prompts)])
+    prompts = check_prompts([*prompts, *args.prompt, *_lines(args.prompts, args.encoding)])
     if args.table:
         if prompts or len(clips) > 1:
             raise ValueError("--table has the prompts: name beside it only the folder of its clips")
-        return read_table(args.table, Path(clips[0]) if clips else None)
+        return table_questions(args.table, Path(clips[0]) if clips else None, args.encoding)
     if not clips:
         given = f" (nothing is there of the name {shorten(prompts[0], 60)})" if prompts else ""
         raise ValueError(f'no clip to score{given}: try `t2v-turbo score clip.mp4 "a red circle moves right"`')
-    return [question for clip in clips for question in _questions(Path(clip), tuple(prompts), len(clips) == 1)]
+    asked = (_questions(Path(clip), tuple(prompts), len(clips) == 1, args.encoding) for clip in clips)
+    return [question for questions in asked for question in questions]
 
 
 def sort_words(words: list[str]) -> tuple[list[str], list[str]]:
@@ -173,8 +185,8 @@ def _is_clip(word: str) -> bool:
     return bool(word.strip()) and (Path(word).suffix.lower() in VIDEO_SUFFIXES or os.path.exists(word))
 
 
-def _lines(file: Path | None) -> list[str]:
-    lines = read_lines(file, "--prompts") if file else []
+def _lines(file: Path | None, encoding: str | None) -> list[str]:
+    lines = read_lines(file, "--prompts", encoding) if file else []
     if file and not lines:
         raise ValueError(f"--prompts {file}: holds no prompt; write one a line")
     return lines
@@ -188,46 +200,53 @@ def check_prompts(prompts: list[str]) -> list[str]:
     return prompts
 
 
-def _questions(path: Path, prompts: tuple[str, ...], alone: bool) -> list[Question]:
+def _questions(path: Path, prompts: tuple[str, ...], alone: bool, encoding: str | None) -> list[Question]:
     """A clip, or those of a folder; their names are relative to a folder that is alone."""
     if not path.exists():
         raise VideoError(f"{path}: no such video file or folder")
     if not path.is_dir():
-        return [Question(str(path), path, prompts)]
+        return [Question(str(path), path, prompts, encoding)]
     clips = list_clips(PreprocessConfig(videos=str(path), records=""))
     clips.sort(key=lambda clip: clip.name)
-    return [Question(clip.name if alone else str(clip.path), clip.path, prompts) for clip in clips]
+    return [
+        Question(clip.name if alone else str(clip.path), clip.path, prompts, encoding, clip.problem) for clip in clips
+    ]
 
 
-def read_table(table: Path, folder: Path | None) -> list[Question]:
-    """The rows of a table with the columns file and prompt.
+def table_questions(table: Path, folder: Path | None, encoding: str | None = None) -> list[Question]:
+    """The rows of a table with the columns file and prompt; one that cannot be used has its problem.
 
     Args:
         folder: where the files lie, and the table too if it is not found; None = that of the table.
 
     Raises:
-        ValueError: if it is no such table, or a path leaves the folder.
+        ValueError: if it is no such table, or no row can be used.
     """
     if folder and not table.is_file():
         table = folder / table
     folder = folder or table.parent
     if not table.is_file():
         raise ValueError(f"--table {table}: no such file; it is looked for here and in the clips' folder")
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{table}: cannot be read as a table ({error}); save it as CSV in UTF-8") from error
-    if not rows or not {"file", "prompt"} <= set(rows[0]):
+
+    def question(row: dict) -> Question:
+        if not {"file", "prompt"} <= set(row):
+            raise RowError(f"a first line file,prompt and a line per clip are needed; it has {', '.join(row)}")
+        name, prompt = (row[column] or "" for column in ("file", "prompt"))
+        if not (isinstance(name, str) and isinstance(prompt, str)):
+            raise RowError(f"file={name}, prompt={prompt}: both must be text")
+        inside = path_inside(name, folder, "give a folder above both as the folder of the clips")
+        return Question(name, folder / inside, (prompt,))
+
+    rows = read_table(table, question, ("file", "prompt"), encoding, ENCODING)
+    if not rows:
         raise ValueError(f"{table}: a first line file,prompt and a line per clip are needed")
-    pairs = [(row["file"] or "", row["prompt"] or "") for row in rows]
-    for number, (name, _) in enumerate(pairs, 1):
-        if os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir:
-            raise ValueError(f"{table}, row {number}: {name} leaves the folder {folder}; name a folder above both")
-    return [Question(name, folder / name, (prompt,)) for name, prompt in pairs]
+    return [
+        Question(f"{table}, row {row.number}", table, problem=row.reason) if isinstance(row, BadRow) else row
+        for row in rows
+    ]
 
 
-def own_prompt(path: Path) -> str:
+def own_prompt(path: Path, encoding: str | None = None) -> str:
     """The prompt that a clip carries in its tags, else the caption beside it, the short one where there are two.
 
     Raises:
@@ -237,7 +256,7 @@ def own_prompt(path: Path) -> str:
     if prompt and not prompt.startswith("{"):  # ComfyUI puts its graph there
         return prompt
     try:
-        captions = read_captions(Clip(path.name, path, None), "short")
+        captions = read_captions(Clip(path.name, path, None), "short", encoding, ENCODING)
     except ClipError as error:
         raise ClipError(f"no prompt in its tags, and {error}; give one with --prompt") from error
     return captions.get("short") or captions["dense"]
@@ -275,12 +294,16 @@ def answer(
         image_frames: how many evenly spaced frames image rewards see; None = all, ``MOST_FRAMES`` at most.
         kept: where scores are found and kept; None = nowhere.
     """
+    if question.problem:
+        return [Answer(question.name, problem=question.problem)]
     try:
         if not question.path.is_file():
             raise VideoError(f"{question.path}: no such video file")
-        prompts = question.prompts or (own_prompt(question.path),)
+        prompts = question.prompts or (own_prompt(question.path, question.encoding),)
         if not all(map(str.strip, prompts)):
             raise ClipError("its prompt is empty")
+        if not all(map(is_unicode, prompts)):
+            raise ClipError("its prompt holds half a character (an unpaired surrogate), which is no text")
         made_from = {"clip": stamp(question.path), "prompts": prompts}
         found = kept and kept.find(made_from)
         columns = found or score_file(question.path, prompts, rewards, image_frames)
@@ -365,7 +388,8 @@ def tell(answers: list[Answer], rewards: dict[str, Reward], args: argparse.Names
     if args.out:
         write_csv(args.out, answers, list(infos))
     if args.json:
-        print(json.dumps(as_json(answers, infos), indent=1, ensure_ascii=False))
+        text = json.dumps(as_json(answers, infos), indent=1, ensure_ascii=False)
+        print(text if can_print(text) else json.dumps(as_json(answers, infos), indent=1))
     elif args.out:
         print(f"{args.out}: {len(scored)} scores, mean {', '.join(map(' '.join, means(scored).items()))}")
     else:

@@ -98,7 +98,9 @@ def as_json(answers: list[Answer], infos: Mapping[str, RewardInfo]) -> dict:
 
 def write_csv(path: Path, answers: list[Answer], names: list[str]) -> None:
     """Columns file, prompt, a score per reward, problem; the file is written whole or not at all."""
-    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+    # A name of bytes that are no UTF-8 is written by its escapes.
+    text = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
+    with replacing(path) as partial, partial.open("w", **text) as file:
         writer = csv.DictWriter(file, ["file", "prompt", *names, "problem"])
         writer.writeheader()
         for one in answers:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoints import CheckpointError
+from ..text_files import TextError, read_text
 
 
 class WordPiece:
@@ -52,10 +53,10 @@ def _read_vocabulary(path: Path):
     if not path.is_file():
         raise CheckpointError(f"{path}: no vocabulary; put the vocab.txt of the model's BERT beside the weights")
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
+        lines = read_text(path).split("\n")
+    except TextError as error:
         raise CheckpointError(f"{path}: no vocabulary ({error}); fetch the model's vocab.txt again") from error
-    tokens = {token.rstrip("\r"): number for number, token in enumerate(lines) if token}
+    tokens = {token: number for number, token in enumerate(lines) if token}
     missing = {"[PAD]", "[UNK]", "[CLS]", "[SEP]"} - set(tokens)
     if missing or tokens["[PAD]"] != 0:
         raise CheckpointError(f"{path}: no BERT vocabulary ({sorted(missing) or '[PAD] is not its first line'})")

@@ -13,6 +13,7 @@ from ...core.config import SHAPES
 from ...core.model import PACKAGED_WEIGHTS, load
 from ...core.rewards import PAPER_WEIGHTS, load_reward
 from ...core.video import check_writable, write_video
+from ..seeds import seed_value
 
 EXAMPLES = """\
 examples:
@@ -54,7 +55,7 @@ def _register_render(actions) -> None:
     render = actions.add_parser("render", help="write clips as mp4 with captions")
     render.add_argument("folder", type=Path, help="where the clips go; those that exist are kept")
     render.add_argument("--count", type=int, default=100, help="number of clips (default: 100)")
-    render.add_argument("--seed", type=int, default=0)
+    render.add_argument("--seed", type=seed_value, default=0)
     render.add_argument("--style", choices=("short", "dense"), default="short", help="mixed quality, or clean and fast")
     render.set_defaults(func=run_render)
 
@@ -62,14 +63,14 @@ def _register_render(actions) -> None:
 def _register_oracle(actions) -> None:
     oracle = actions.add_parser("oracle", help="the oracle's own accuracy on rendered clips, clean and degraded")
     oracle.add_argument("--count", type=int, default=500, help="clips per condition (default: 500)")
-    oracle.add_argument("--seed", type=int, default=0)
+    oracle.add_argument("--seed", type=seed_value, default=0)
     oracle.set_defaults(func=run_oracle)
 
 
 def _register_autoencoder(actions) -> None:
     autoencoder = actions.add_parser("autoencoder", help="oracle scores of clips before and after the autoencoder")
     autoencoder.add_argument("--count", type=int, default=200, help="clips (default: 200)")
-    autoencoder.add_argument("--seed", type=int, default=999)
+    autoencoder.add_argument("--seed", type=seed_value, default=999)
     autoencoder.add_argument("--weights", type=Path, help="folder of the family's files (default: the packaged ones)")
     autoencoder.set_defaults(func=run_autoencoder)
 
@@ -83,7 +84,7 @@ def _register_text(actions) -> None:
 def _register_rewards(actions) -> None:
     rewards = actions.add_parser("rewards", help="how well the reward models tell right from wrong on held-out clips")
     rewards.add_argument("--count", type=int, default=256, help="clips (default: 256)")
-    rewards.add_argument("--seed", type=int, default=999)
+    rewards.add_argument("--seed", type=seed_value, default=999)
     rewards.add_argument("--only", choices=sorted(PAPER_WEIGHTS), nargs="*", help="only these models")
     rewards.add_argument("--weights", type=Path, help="folder of the family's files (default: the packaged ones)")
     rewards.set_defaults(func=run_rewards)
@@ -92,7 +93,7 @@ def _register_rewards(actions) -> None:
 def _register_table(actions) -> None:
     table = actions.add_parser("table", help="oracle scores of teacher and student by number of steps")
     table.add_argument("--prompts", type=int, default=200, help="fixed prompts (default: 200)")
-    table.add_argument("--seed", type=int, default=0)
+    table.add_argument("--seed", type=seed_value, default=0)
     table.add_argument("--weights", type=Path, help="folder of the family's files (default: the packaged ones)")
     table.add_argument("--student", default="default", help="student by name or checkpoint file")
     table.add_argument("--steps", type=int, nargs="*", help="only rows with these numbers of steps")
@@ -108,7 +109,7 @@ def _register_gallery(actions) -> None:
     gallery.add_argument("--rows", type=int, default=3)
     gallery.add_argument("--columns", type=int, default=8)
     gallery.add_argument("--steps", type=int, default=4, help="network evaluations per clip (default: 4)")
-    gallery.add_argument("--seed", type=int, default=0)
+    gallery.add_argument("--seed", type=seed_value, default=0)
     gallery.add_argument("--teacher", action="store_true", help="the teacher with DDIM instead of the student")
     gallery.add_argument("--student", default="default", help="student by name or checkpoint file")
     gallery.add_argument("--weights", type=Path, help="folder of the family's files (default: the packaged ones)")

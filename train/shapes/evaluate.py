@@ -19,6 +19,7 @@ from ...core.tables import markdown
 from ...core.text import TextEncoder
 from ...core.video import from_uint8, to_uint8
 from ..kept import KeptRows
+from ..seeds import seeds_from
 from .captions import COLORS, MOVES, SHAPES, evaluation_prompts
 from .oracle import score, summarize
 from .world import render_clip
@@ -55,7 +56,8 @@ def sample_clips(
     with tqdm(total=len(prompts) * steps, desc=title, unit="step") as bar:
         for start in range(0, len(prompts), batch):
             part = prompts[start : start + batch]
-            generators = [torch.Generator().manual_seed(seed * 1_000_003 + start + i) for i in range(len(part))]
+            first = seed * 1_000_003 + start
+            generators = [torch.Generator().manual_seed(one) for one in seeds_from(first, len(part))]
             noise = model.noise(len(part), generators)
             count = len(part)
             latents = model.sample(

@@ -6,9 +6,7 @@ Everything is a pure function of its arguments: a clip of a data set depends on 
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from ...core.text_files import read_json, write_json, write_text
 from ...core.video import write_video
 from .captions import COLORS, SHAPES, dense_caption, short_caption
 
@@ -193,8 +192,8 @@ def write_dataset(
         clip = render_clip(seed, index, style, frames, size)
         stem = folder / f"clip_{index:06d}"
         record = {"scene": asdict(clip.scene), "short": clip.short_caption, "dense": clip.dense_caption}
-        _write_text(stem.with_suffix(".txt"), clip.short_caption + "\n")
-        _write_text(stem.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
+        write_text(stem.with_suffix(".txt"), clip.short_caption + "\n")
+        write_json(stem.with_suffix(".json"), record)
         write_video(stem.with_suffix(".mp4"), clip.frames, fps, full_chroma=True)
     return folder
 
@@ -327,11 +326,7 @@ def _dct(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _check_same(record: Path, clip: Clip) -> None:
     """An interrupted data set may only be continued with the arguments that began it."""
-    if json.loads(record.read_text(encoding="utf-8"))["scene"] != asdict(clip.scene):
+    if read_json(record)["scene"] != asdict(clip.scene):
         raise ValueError(f"{record} belongs to another seed, style or length; choose an empty folder")
 
 
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
