@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 READERS = ("pyav", "decord", "auto")
 # Seconds that decord's time stamps may differ by.
 TOLERANCE = 1e-3
-INSTALL = 'install it with pip install "decord>=0.6,<1", or use reader=pyav'
+INSTALL = 'install it with pip install "t2v-turbo[fast]", or use reader=pyav'
 
 
 def resolve_reader(reader: str) -> str:
@@ -45,14 +45,19 @@ def resolve_reader(reader: str) -> str:
 
 def decord_version() -> str:
     """Raises: ImportError: if decord cannot be used here."""
-    try:
-        from decord import __version__ as version
-    except (ImportError, OSError, RuntimeError) as error:  # its library may not fit the system
-        raise ImportError(f"decord cannot be loaded here ({error})") from error
+    version = _decord().__version__
     if not version.startswith("0."):
         # Of decord2 3.4 frames have four channels, and several at once fail.
         raise ImportError(f"the package decord here is another one, of version {version}")
     return version
+
+
+def _decord():
+    try:
+        import decord
+    except (ImportError, OSError, RuntimeError) as error:  # its library may not fit the system
+        raise ImportError(f"decord, of the extra t2v-turbo[fast], cannot be loaded here ({error})") from error
+    return decord
 
 
 def decord_frames(path: Path, frames: int, fps: float, start: float = 0.0) -> list[np.ndarray] | None:
@@ -64,8 +69,7 @@ def decord_frames(path: Path, frames: int, fps: float, start: float = 0.0) -> li
     times = frame_times(path)
     if times is None:
         return None
-    import decord
-
+    decord = _decord()
     try:
         # By an open file: decord gives names to FFmpeg as they are.
         with path.open("rb") as file:

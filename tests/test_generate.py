@@ -278,7 +278,7 @@ MISTAKES = {
     "prompt of other bytes": (["a caf\udce9"], "prompt 'a caf\\udce9' holds bytes that are no text here"),
     "encoding without a file": ([PROMPT, "--encoding", "latin-1"], "--encoding latin-1 is that of a file of prompts"),
     "unknown option": ([PROMPT, "--stepps", "1"], "unrecognized arguments: --stepps 1; see `t2v-turbo --help`"),
-    "dotted folder or file": ([PROMPT, "--out", "new.v1.5"], "use .mp4 or .gif, or new.v1.5/ for a folder"),
+    "dotted folder or file": ([PROMPT, "--out", "new.v1.5"], "or new.v1.5/ for a folder"),
     "one file for two": ([PROMPT, PROMPT, "--out", "out.mp4"], "names one file for 2 prompts: name a folder"),
 }
 
