@@ -56,7 +56,7 @@ def _decord():
     try:
         import decord
     except (ImportError, OSError, RuntimeError) as error:  # its library may not fit the system
-        raise ImportError(f"decord, of the extra t2v-turbo[fast], cannot be loaded here ({error})") from error
+        raise ImportError(f"decord cannot be loaded here ({error}); it is the extra t2v-turbo[fast]") from error
     return decord
 
 
