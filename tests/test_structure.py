@@ -8,6 +8,13 @@ import pytest
 from conftest import ROOT
 
 SOURCES = sorted(path for part in ("core", "nodes", "train") for path in (ROOT / part).rglob("*.py"))
+# They read what the package itself or the machine has written, in its own encoding.
+STATE_OF_A_RUN = (
+    "checkpoint_files.py", "mapped.py", "comfyui.py", "devices.py", "versions.py", "kept.py", "records.py",
+    "run_checkpoints.py", "score_answers.py", "rewards.py", "stats.py",
+)  # fmt: skip
+# "w" is a container's mode there.
+OWN_MODES = ("video_writing.py",)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
@@ -33,6 +40,20 @@ def test_layers_look_downwards(path):
         if path.name != "comfy_host.py":
             assert name.split(".")[0] not in ("comfy", "folder_paths", "latent_preview", "comfy_api"), name
         assert name.split(".")[0] not in ("core", "train", "nodes"), f"{name} is not relative"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_text_is_opened_in_one_way(path):
+    """All else would fail at a byte-order mark, or read and write in the encoding of the machine."""
+    if path.name in ("text_files.py", *STATE_OF_A_RUN):
+        return
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            called = ast.unparse(node.func)
+            assert node.func.attr not in ("read_text", "write_text") and called != "json.load", ast.unparse(node)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("open"):
+            text = [a.value for a in node.args if isinstance(a, ast.Constant) and a.value in ("r", "w", "a")]
+            assert not text or "encoding" in {k.arg for k in node.keywords} or path.name in OWN_MODES, ast.unparse(node)
 
 
 def test_every_package_is_installed():

@@ -27,6 +27,27 @@ def test_packaged_files_fit_their_stages(name, family):
     assert load_config("preprocess", name, ["videos=v", "records=r"]).model.family == family
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_file_that_another_program_saved(tmp_path, encoding):
+    (tmp_path / "mine.yaml").write_bytes("distill:\r\n  lr: 3e-4\r\n  out: café\r\n".encode(encoding))
+    read = load_config("distill", tmp_path / "mine.yaml", ["records=r"])
+    assert (read.lr, read.out) == (3e-4, "café")
+    config.save_config(read, tmp_path / "kept.yaml")
+    assert "café" in (tmp_path / "kept.yaml").read_text(encoding="utf-8")
+    (tmp_path / "mine.yaml").write_bytes("distill: {out: café}".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"mine\.yaml: is no UTF-8 text"):
+        load_config("distill", tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize("stage", ["preprocess", "distill"])
+def test_seeds_are_those_of_torch(stage):
+    given = ["videos=v", "records=r"] if stage == "preprocess" else GIVEN
+    assert load_config(stage, None, [*given, f"seed={2**64 - 1}"]).seed == 2**64 - 1
+    for seed in (-1, 2**64):
+        with pytest.raises(ValueError, match=f"seed={seed} is too "):
+            load_config(stage, None, [*given, f"seed={seed}"])
+
+
 def test_paper_settings():
     read = load_config("distill", "paper", GIVEN)
     assert (read.lr, read.batch_size, read.huber_c) == (1e-5, 3, 0.001)

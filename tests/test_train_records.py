@@ -1,12 +1,16 @@
 """Records: what is written comes back, in an order that can be resumed, and damage is told."""
 
 import json
+import subprocess
+import sys
 import tarfile
 from collections import Counter
+from dataclasses import replace
 from itertools import islice, pairwise
 
 import pytest
 import torch
+from conftest import ROOT
 
 from t2v_turbo.train import records as R
 
@@ -154,6 +158,38 @@ def test_an_interrupted_shard_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_full_disk_leaves_nothing(tmp_path):
+    """The system's own limit of a file's size, in a process of its own."""
+    code = (
+        "import sys, resource, signal; sys.path.insert(0, sys.argv[1]); import torch, conftest\n"
+        "from pathlib import Path\n"
+        "from t2v_turbo.train import records as R\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))\n"
+        "with R.ShardWriter(Path('set'), 0) as writer:\n"
+        "    for i in range(int(sys.argv[2])): writer.write(R.Record(str(i), {'z': torch.zeros(1000)}, {}))\n"
+    )
+    # The disk is full while a record is written, or when the tar is closed.
+    for count in (20, 4):
+        command = [sys.executable, "-c", code, str(ROOT / "tests"), str(count)]
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert "OSError: [Errno 27] File too large" in result.stderr and result.returncode == 1
+        assert list((tmp_path / "set").iterdir()) == []
+
+
+def test_names_of_any_bytes_come_back(tmp_path):
+    """A file name that is no UTF-8, as old archives have them."""
+    name = "caf\udce9.mp4"
+    R.begin(tmp_path, MADE)
+    with R.ShardWriter(tmp_path, 0) as writer:
+        writer.write(replace(record(0), about={"clip": name, "caption": "é"}))
+        writer.skip(name, f"{name}: too short")
+    assert R.finish(tmp_path, 1) == (1, 1)
+    (found,) = R.read_shard(R.Shard(str(tmp_path / "000000.tar"), 1))
+    assert found.about == {"clip": name, "caption": "é"}
+    (line,) = (tmp_path / "skipped.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(line) == {"clip": name, "reason": f"{name}: too short"}
+
+
 # --- damage ----------
 
 
@@ -202,6 +238,70 @@ def test_a_manifest_cannot_name_foreign_files(folder):
     (folder / R.MANIFEST).write_text(json.dumps(manifest | {"shards": {"../../other/000000.tar": 1}}))
     with pytest.raises(ValueError, match="strange shard"):
         R.RecordSet(str(folder))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"made_from": []}, {"made_from": {}}, {"made_from": MADE | {"solver_steps": "many"}}, {"shards": [1]},
+        {"made_from": MADE | {"motion": []}}, {"made_from": MADE | {"motion": {"tau": 0.5}}}, {"bytes": "many"},
+        {"made_from": MADE | {"motion": {"tau": "x", "energy": "mean"}}}, {"shards": {"000000.tar": -1}},
+        {"shards": {"000000.tar": True}}, {"made_from": MADE | {"fps": None}},
+    ],
+)  # fmt: skip
+def test_a_manifest_of_nonsense_is_refused(folder, change):
+    path = folder / R.MANIFEST
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=r"is not the manifest of 't2v-turbo records 1', or damaged|a strange shard"):
+        R.RecordSet(str(folder))
+    path.write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="no readable"):
+        R.RecordSet(str(folder))
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", "[]", '{"records": 1}'])
+def test_a_shard_whose_summary_is_damaged_is_named(folder, content):
+    path = folder / "000002.json"
+    path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(ValueError, match=r"000002\.json: tells nothing of its shard .*; delete .*000002\.tar and run"):
+        R.finish(folder, 6)
+
+
+def changed(**tensors):
+    return replace(record(0), tensors=record(0).tensors | tensors)
+
+
+HOSTILE = {
+    "no z": (replace(record(0), tensors={"index": torch.tensor(0)}), "is no record: it holds index"),
+    "more": (changed(z2=torch.zeros(1)), "is no record"),
+    "sizes": (changed(cond=torch.zeros(3)), "is no record"),
+    "beyond the grid": (changed(index=torch.tensor(200)), "lies at 200 of 200 grid points"),
+    "before the grid": (changed(index=torch.tensor(-1)), "lies at -1 of 200 grid points"),
+    "many points": (changed(index=torch.zeros(2).long()), r"lies at \[0, 0\] of 200"),
+    "no origin": (replace(record(0), about=[1]), "is no record"),
+}
+
+
+@pytest.mark.parametrize(("hostile", "told"), HOSTILE.values(), ids=HOSTILE)
+def test_a_sample_that_is_no_record_is_named(tmp_path, hostile, told):
+    R.begin(tmp_path, MADE)
+    with R.ShardWriter(tmp_path, 0) as writer:
+        writer.write(hostile)
+    R.finish(tmp_path, 1)
+    with pytest.raises(ValueError, match=rf"000000\.tar: .*{told}"):
+        indices(reader(tmp_path).stream(), 1)
+
+
+def test_records_of_different_sizes_do_not_mix():
+    with pytest.raises(ValueError, match=r"records 0, 1: differ in the shape of context"):
+        R.collate([replace(record(0), key="0"), replace(changed(context=torch.zeros(4, 2)), key="1")])
+
+
+@pytest.mark.parametrize("magic", [b"\x1f\x8b\x08", b"BZh9", b"\xfd7zXZ\x00", b""])
+def test_a_shard_of_other_bytes_is_named(folder, magic):
+    (folder / "000002.tar").write_bytes(magic + b"\x5a" * 5000)
+    with pytest.raises(ValueError, match=r"000002\.tar: broken after 0 records|holds 0 records"):
+        indices(reader(folder).stream(), 25)
 
 
 @pytest.mark.parametrize("place", ["pipe:touch /tmp/x", "ftp://host/records", "/no/such/folder"])

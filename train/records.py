@@ -179,9 +179,15 @@ def read_manifest(place: str) -> dict:
 def _is_sound(manifest: dict) -> bool:
     """Whether the parts that are read are of their types; the names of the shards are checked where they are used."""
     made, shards = manifest.get("made_from"), manifest.get("shards", {})
-    if not isinstance(made, dict) or not isinstance(shards, dict) or not isinstance(manifest.get("bytes", 0), int):
+    if not isinstance(made, dict) or not isinstance(shards, dict):
         return False
-    motion = made.get("motion") or {"tau": 0, "energy": ""}
+    if "shards" in manifest and not isinstance(manifest.get("bytes"), int):
+        return False
+    if not all(type(made.get(name)) is kind for name, kind in (("family", str), ("solver_steps", int), ("fps", int))):
+        return False
+    motion = made.get("motion")
+    if motion is None:
+        return True
     return isinstance(motion, dict) and isinstance(motion.get("tau"), int | float) and "energy" in motion
 
 
@@ -268,8 +274,8 @@ class RecordSet:
             if manifest["made_from"].get(name) != self.made_from[name]:
                 raise ValueError(f"records {place} and {first} do not go together: they differ in {name}")
         for name, number in manifest["shards"].items():
-            if not SHARD_NAME.fullmatch(name) or not isinstance(number, int):
-                raise ValueError(f"records {place}: the manifest names a strange shard {name!r}")
+            if not SHARD_NAME.fullmatch(name) or type(number) is not int or number < 0:
+                raise ValueError(f"records {place}: the manifest names a strange shard {name!r} of {number!r} records")
             if not REMOTE.match(place) and not os.path.exists(f"{place}/{name}"):
                 raise ValueError(f"records {place}: {name} is missing; run the same `t2v-turbo preprocess` again")
 
