@@ -46,7 +46,8 @@ class ConsistencyDistillation:
     Args:
         schedule: the noise schedule.
         solver_steps: grid of the solver; 200 steps of 5 training timesteps.
-        motion: lambda in the paper's unit, used where the records carry a score; 0 = off.
+        motion: lambda in the paper's unit, an input of the student and the strength of guidance where the records carry
+            a score; None = the student has no such input.
         tau: motion guidance applies at solver index >= (1 − tau) · solver_steps.
         huber_c: width of the pseudo-Huber loss.
         fps: frame rate condition.
@@ -57,7 +58,7 @@ class ConsistencyDistillation:
         self,
         schedule: NoiseSchedule,
         solver_steps: int = 200,
-        motion: float = 0.0,
+        motion: float | None = None,
         tau: float = 0.5,
         huber_c: float = HUBER_C,
         fps: int = 8,
@@ -72,11 +73,11 @@ class ConsistencyDistillation:
         guided = batch.index >= guidance_edge(len(self.solver), self.tau)
         if batch.use_motion_guide is not None:
             guided = guided & batch.use_motion_guide
-        return guided.float() * (self.motion if batch.score is not None else 0.0)
+        return guided.float() * (self.motion or 0.0 if batch.score is not None else 0.0)
 
     def teacher_x0(self, batch: Batch, omega: Tensor) -> Tensor:
         """The teacher's clean latents at ``batch.z`` with CFG, as z."""
-        t = self.solver.timesteps[batch.index.cpu()]
+        t = self.solver.timesteps_at(batch.index)
         cond, uncond = (self.schedule.predict_x0(batch.z, eps, t) for eps in (batch.cond, batch.uncond))
         return combine_cfg(cond, uncond, omega)
 
@@ -85,8 +86,7 @@ class ConsistencyDistillation:
         x0 = self.teacher_x0(batch, omega)
         eps = combine_cfg(batch.cond, batch.uncond, omega)
         if batch.score is not None:
-            index = batch.index.cpu()
-            alpha_bars = (table[index].to(eps.device) for table in (self.solver.alpha_bar, self.solver.alpha_bar_prev))
+            alpha_bars = self.solver.alpha_bar_at(batch.index), self.solver.alpha_bar_prev_at(batch.index)
             eps = self.combine(eps, batch.score, self.lambdas(batch) / LAMBDA_UNIT, *alpha_bars)
         return self.solver.step(x0, eps, batch.index)
 
@@ -98,10 +98,10 @@ class ConsistencyDistillation:
             omega: guidance scale per sample (B,), drawn from [5, 15] in the paper.
             target_net: an EMA of the student for the target; None = the student itself under stop-gradient.
         """
-        t = self.solver.timesteps[batch.index.cpu()].to(batch.z.device)
+        t = self.solver.timesteps_at(batch.index)
         t_prev = (t - self.solver.skip).clamp(min=0)
         scales = {"omega": omega}
-        if getattr(student, "module", student).takes_motion:
+        if self.motion is not None:
             scales["motion"] = self.lambdas(batch)
         prediction = self._predict(student, batch.z, t, batch.context, scales)
         with torch.no_grad():

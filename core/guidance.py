@@ -41,7 +41,7 @@ def cfg_model(unet: UNet3D, context: Tensor, empty: Tensor, scale: float, fps: i
             return unet(x, t, context, fps=fps).float()
         both = torch.cat([context, empty.expand_as(context)])
         cond, uncond = unet(x.repeat(2, 1, 1, 1, 1), t.repeat(2), both, fps=fps).float().chunk(2)
-        return combine_cfg(cond, uncond, torch.full((x.shape[0],), scale - 1.0))
+        return combine_cfg(cond, uncond, torch.full((x.shape[0],), scale - 1.0, device=x.device))
 
     return predict
 
@@ -157,7 +157,7 @@ def motion_model(
         eps = found.noise
         if scale != 1:
             uncond = unet(x, t.to(x.device), empty.expand_as(context), fps=fps).float()
-            eps = combine_cfg(eps, uncond, torch.full((len(x),), scale - 1.0))
+            eps = combine_cfg(eps, uncond, torch.full((len(x),), scale - 1.0, device=x.device))
         strengths = torch.full((len(x),), strength / LAMBDA_UNIT)
         index = torch.searchsorted(solver.timesteps, t.cpu().contiguous())
         return eps, combine(eps, found.score, strengths, solver.alpha_bar[index], solver.alpha_bar_prev[index])

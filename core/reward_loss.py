@@ -93,7 +93,7 @@ class RewardLoss:
         Args:
             prediction: the student's clean latents (B, C, F, h, w), with graph.
             captions: B captions.
-            use_reward: which samples are scored (B,), bool.
+            use_reward: which samples are scored (B,), bool; best on the CPU, which must know.
             teacher: the teacher's clean latents at the same noisy point, as ``prediction``.
             alpha_bar: of the timestep of each sample (B,).
             step: training step, for the ramp.
@@ -104,12 +104,13 @@ class RewardLoss:
             sample is flagged. Without graph: "reward_samples", "teacher_distance", and what ``MixtureScore.log`` and
             ``diagnose`` say.
         """
-        rows = use_reward.to(prediction.device).nonzero()[: self.limit, 0]
+        rows = use_reward.nonzero()[: self.limit, 0]
         if not len(rows):
             names = ("reward_loss", "reward_samples", *(("teacher_loss",) if self.guards.teacher else ()))
             return {name: torch.zeros((), device=prediction.device) for name in names}
-        prediction, teacher = prediction[rows], teacher[rows]
         prompts = [captions[row] for row in rows.tolist()]
+        rows = rows.to(prediction.device)
+        prediction, teacher = prediction[rows], teacher[rows]
         score = self.mixture.score_latents(prediction, prompts, self.decode, generator, self.chunk)
         total = self.guards.bounded(score).to(prediction.device)
         distance = teacher_distance(prediction, teacher, alpha_bar.to(rows.device)[rows]).mean()
@@ -117,8 +118,7 @@ class RewardLoss:
         if self.guards.teacher:
             terms["teacher_loss"] = self.guards.teacher * distance
         told = {"reward_samples": torch.tensor(float(len(rows))), "teacher_distance": distance.detach()}
-        told |= diagnose(score, prediction, teacher)
-        told |= {name: torch.tensor(value) for name, value in score.log().items()}
+        told |= diagnose(score, prediction, teacher) | score.log()
         return terms | {name: value.to(prediction.device) for name, value in told.items()}
 
 

@@ -36,16 +36,34 @@ def expand(coefficient: Tensor, like: Tensor) -> Tensor:
     return coefficient.to(like.device).reshape(-1, *[1] * (like.ndim - 1))
 
 
+class Lookup:
+    """A table (N,) that is indexed where the indices are: on a card, without the CPU waiting for it.
+
+    It is copied to a device when it is first asked there.
+    """
+
+    def __init__(self, table: Tensor):
+        self._copies = {table.device: table}
+        self.table = table
+
+    def __call__(self, index: Tensor) -> Tensor:
+        """Entries at ``index`` (B,), int64: (B,) on its device."""
+        if index.device not in self._copies:
+            self._copies[index.device] = self.table.to(index.device)
+        return self._copies[index.device][index]
+
+
 class NoiseSchedule:
     """Stable Diffusion's schedule (beta linear in its square root), float32."""
 
     def __init__(self, start: float = 0.00085, end: float = 0.012):
         self.betas = torch.linspace(start**0.5, end**0.5, TRAIN_TIMESTEPS, dtype=torch.float32) ** 2
         self.alpha_bar = torch.cumprod(1 - self.betas, dim=0)  # (1000,)
+        self.alpha_bar_at = Lookup(self.alpha_bar)
 
     def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """alpha and sigma at timesteps ``t`` (B,), shaped to multiply ``like``."""
-        alpha_bar = self.alpha_bar[t.cpu()]
+        alpha_bar = self.alpha_bar_at(t)
         return expand(alpha_bar.sqrt(), like), expand((1 - alpha_bar).sqrt(), like)
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:

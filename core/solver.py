@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .schedule import SOLVER_STEPS, TRAIN_TIMESTEPS, NoiseSchedule, expand, solver_grid
+from .schedule import SOLVER_STEPS, TRAIN_TIMESTEPS, Lookup, NoiseSchedule, expand, solver_grid
 
-# Predicts the noise: (x (B, C, F, H, W), t (B,)) -> eps.
+# Predicts the noise: (x (B, C, F, H, W), t (B,)) -> eps. The samplers give t on the CPU, where it may steer a program.
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 # The same, or where the solver's step shall go elsewhere than x0 says, the pair (eps of x0, eps of the step).
 GuidedDenoiser = Callable[[Tensor, Tensor], Tensor | tuple[Tensor, Tensor]]
@@ -28,6 +28,8 @@ class DDIMSolver:
         self.alpha_bar = schedule.alpha_bar[self.timesteps]
         # The step from the first grid point ends at t = 0, not at a noise-free alpha_bar of 1.
         self.alpha_bar_prev = torch.cat([schedule.alpha_bar[:1], self.alpha_bar[:-1]])
+        self.timesteps_at, self.alpha_bar_at = Lookup(self.timesteps), Lookup(self.alpha_bar)
+        self.alpha_bar_prev_at = Lookup(self.alpha_bar_prev)
 
     def __len__(self) -> int:
         return len(self.timesteps)
@@ -48,12 +50,12 @@ class DDIMSolver:
 
     def step(self, x0: Tensor, eps: Tensor, index: Tensor) -> Tensor:
         """Ψ: from grid point ``index`` (B,) to the one before it, given predicted x0 and noise."""
-        alpha_bar = expand(self.alpha_bar_prev[index.cpu()], x0)
+        alpha_bar = expand(self.alpha_bar_prev_at(index), x0)
         return alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * eps
 
     def invert_step(self, x: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """One step of DDIM inversion: from timestep max(t − skip, 0) up to ``t`` (B,)."""
-        before = (t.cpu() - self.skip).clamp(min=0)
+        before = (t - self.skip).clamp(min=0)
         alpha_prev, sigma_prev = self.schedule.coefficients(before, x)
         alpha, sigma = self.schedule.coefficients(t, x)
         return (x - sigma_prev * eps) * (alpha / alpha_prev) + sigma * eps

@@ -138,8 +138,7 @@ def motion_shift(network: FramesAsBatch, guide: MotionGuide, args: dict) -> Tens
 
 def next_sigma(sigmas: Tensor, sigma: float) -> float:
     """The first level below ``sigma`` of a sampler's noise levels (S + 1,); 0 at its end."""
-    below = sigmas[sigmas < sigma * (1 - 1e-4)]
-    return float(below.max()) if len(below) else 0.0
+    return max((level for level in sigmas.tolist() if level < sigma * (1 - 1e-4)), default=0.0)
 
 
 def timestep_of(sigma: float, schedule: NoiseSchedule) -> int:

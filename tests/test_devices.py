@@ -119,7 +119,7 @@ def batch_on(device, score=True) -> Batch:
 
 def distillation_step(device, motion=True, target=False):
     net = family(device, motion=motion).unet
-    loss = ConsistencyDistillation(NoiseSchedule(), motion=500.0 if motion else 0.0)
+    loss = ConsistencyDistillation(NoiseSchedule(), motion=500.0 if motion else None)
     omega = torch.tensor([7.0]).to(device)
     return loss(net, batch_on(device, motion), omega, family(device, motion=motion).unet if target else None).loss
 

@@ -220,7 +220,7 @@ class DistillLosses:
     ):
         self.config, self.records, self.follower, self.rewards = config, records, follower, rewards
         grid, fps = records.made_from["solver_steps"], records.made_from["fps"]
-        strength = config.motion_strength if config.motion else 0.0
+        strength = config.motion_strength if config.motion else None
         self.distillation = ConsistencyDistillation(
             NoiseSchedule(), grid, strength, config.tau, config.huber_c, fps, config.combination
         )

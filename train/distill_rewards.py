@@ -101,7 +101,7 @@ class RewardPart:
             flags = torch.tensor([use_reward(origin) for origin in origins])
         self._watch(flags)
         captions = [origin["caption"] for origin in origins]
-        teacher, signal = distillation.teacher_x0(batch, omega), distillation.solver.alpha_bar[batch.index.cpu()]
+        teacher, signal = distillation.teacher_x0(batch, omega), distillation.solver.alpha_bar_at(batch.index)
         if self.config.offload:
             # The gradient of the prediction is there once the backward pass has left the decoder and the rewards.
             output.prediction.register_hook(lambda _: self.mixture.offload())

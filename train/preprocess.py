@@ -287,7 +287,7 @@ class RecordMaker:
                 draw.z_ref = found[t]
 
     def _sample(self, x0: Tensor, context: Tensor, draws: list[Draw]) -> dict[str, Tensor]:
-        """The records' tensors with a batch axis, as stored; the score is zero where there is none."""
+        """The records' tensors with a batch axis, as stored, on the CPU; the score is zero where there is none."""
         index = torch.tensor([draw.index for draw in draws])  # (B,)
         noise = torch.stack([torch.randn(x0.shape[1:], generator=draw.generator) for draw in draws]).to(x0)
         t = self.solver.timesteps[index]
@@ -301,7 +301,8 @@ class RecordMaker:
         if not guided.all():
             cond[~guided] = self._teacher(z[~guided], t[~guided], context[~guided])
         uncond = self._teacher(z, t, self.empty.expand_as(context))
-        return {"z": z, "index": index, "cond": cond, "uncond": uncond, "context": context, "score": score}
+        batch = {"z": z, "index": index, "cond": cond, "uncond": uncond, "context": context, "score": score}
+        return {name: value.cpu() for name, value in batch.items()}
 
     def _teacher(self, z: Tensor, t: Tensor, context: Tensor) -> Tensor:
         self._asked += len(z)
@@ -330,7 +331,7 @@ class RecordMaker:
             "seed": self.config.seed,
         }
         stored = [name for name in batch if name != "score" or draw.guided]
-        tensors = {name: batch[name][row].cpu() for name in stored}
+        tensors = {name: batch[name][row] for name in stored}
         return Record(f"{clip.position:09d}-{draw.number:03d}", tensors, about)
 
     def _stored(self, x: Tensor) -> Tensor:

@@ -24,7 +24,10 @@ class CLIPReward(Reward):
     """
 
     def __init__(self, config: CLIPConfig, info: RewardInfo, folder: Path | None = None):
-        from open_clip.transformer import VisionTransformer  # takes seconds, and most commands have no reward
+        # Here, for it takes seconds, and most commands have no reward; on the CPU, for importing it makes tensors, which
+        # must not land on the device that the network is built for.
+        with torch.device("cpu"):
+            from open_clip.transformer import VisionTransformer
 
         super().__init__(replace(info, text_limit=config.text.context_length))
         if config.square not in SQUARES:

@@ -169,7 +169,7 @@ def checked_frames(frames: Tensor) -> Tensor:
         raise ValueError(f"frames of shape {list(frames.shape)}: (B, F, 3, H, W) is needed, with nothing empty")
     if not frames.is_floating_point():
         raise ValueError(f"frames of type {frames.dtype}: floats in 0..1 are needed; divide bytes by 255")
-    low, high = (bound.item() for bound in frames.detach().aminmax())
+    low, high = torch.stack(frames.detach().aminmax()).tolist()
     if not (-float("inf") < low <= high < float("inf")):  # aminmax hands NaN on
         raise ValueError(f"frames hold NaN or infinite values (min {low}, max {high}): what made them has diverged")
     if low < -OVERSHOOT or high > 1 + OVERSHOOT:

@@ -35,7 +35,8 @@ class BLIPReward(Reward):
     """
 
     def __init__(self, config: ImageRewardConfig, info: RewardInfo, folder: Path | None = None):
-        from timm.models.vision_transformer import VisionTransformer  # takes seconds, and most commands have no reward
+        with torch.device("cpu"):  # as in ``CLIPReward``
+            from timm.models.vision_transformer import VisionTransformer
 
         super().__init__(replace(info, text_limit=config.text.context_length))
         self.config = config

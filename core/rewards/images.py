@@ -15,7 +15,10 @@ def resize(pixels: Tensor, height: int, width: int) -> Tensor:
     """Bicubic with antialiasing, (N, 3, H, W) -> (N, 3, height, width); overshoots stay."""
     if pixels.shape[-2:] == (height, width):
         return pixels
-    return F.interpolate(pixels, (height, width), mode="bicubic", antialias=True, align_corners=False)
+    # Releases of torch lack this operator or its gradient on mps, and the few frames of a score are quick on the CPU.
+    place = "cpu" if pixels.device.type == "mps" else pixels.device
+    scaled = F.interpolate(pixels.to(place), (height, width), mode="bicubic", antialias=True, align_corners=False)
+    return scaled.to(pixels.device)
 
 
 def pad(pixels: Tensor, size: int) -> Tensor:

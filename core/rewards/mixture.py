@@ -34,11 +34,11 @@ class MixtureScore:
         """(B,): the sum of the weighted scores, J. The training loss subtracts its mean."""
         return torch.stack(list(self.weighted.values())).sum(0)
 
-    def log(self) -> dict[str, float]:
-        """Batch means for the log: ``reward/<name>``, ``weighted_reward/<name>`` and ``weighted_reward/total``."""
-        raw = {f"reward/{name}": score.mean().item() for name, score in self.raw.items()}
-        weighted = {f"weighted_reward/{name}": score.mean().item() for name, score in self.weighted.items()}
-        return raw | weighted | {"weighted_reward/total": self.total.mean().item()}
+    def log(self) -> dict[str, Tensor]:
+        """Batch means for the log, scalars without graph: ``reward/<name>``, ``weighted_reward/<name>``, ``…/total``."""
+        weighted = self.weighted | {"total": self.total}
+        means = {f"reward/{name}": score.detach().mean() for name, score in self.raw.items()}
+        return means | {f"weighted_reward/{name}": score.detach().mean() for name, score in weighted.items()}
 
 
 class RewardMixture:

@@ -60,7 +60,7 @@ def noise_loss(predicted: Tensor, noise: Tensor, t: Tensor, schedule: NoiseSched
 
     The plain error all but ignores the noisiest timesteps, where motion and composition are decided.
     """
-    weight = 1 / schedule.alpha_bar[t.cpu()]
+    weight = 1 / schedule.alpha_bar_at(t)
     return (expand(weight, noise) * (predicted.float() - noise) ** 2).mean()
 
 
