@@ -24,8 +24,8 @@ class CLIPReward(Reward):
     """
 
     def __init__(self, config: CLIPConfig, info: RewardInfo, folder: Path | None = None):
-        # Here, for it takes seconds, and most commands have no reward; on the CPU, for importing it makes tensors, which
-        # must not land on the device that the network is built for.
+        # Here, for it takes seconds, and most commands have no reward. On the CPU, for importing it makes tensors
+        # that must not land on the device that the network is built for.
         with torch.device("cpu"):
             from open_clip.transformer import VisionTransformer
 
