@@ -35,7 +35,7 @@ class MixtureScore:
         return torch.stack(list(self.weighted.values())).sum(0)
 
     def log(self) -> dict[str, Tensor]:
-        """Batch means, scalars without graph: ``reward/<name>``, ``weighted_reward/<name>``, ``weighted_reward/total``."""
+        """Batch means, scalars without graph: ``reward/<name>``, ``weighted_reward/<name>`` and ``…/total``."""
         weighted = self.weighted | {"total": self.total}
         means = {f"reward/{name}": score.detach().mean() for name, score in self.raw.items()}
         return means | {f"weighted_reward/{name}": score.detach().mean() for name, score in weighted.items()}
