@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..core.config import SHAPES
+from ..core.families import SHAPES
 from . import CATEGORY
-from .comfy_host import host
+from .host import host
 
 # Pixels per latent cell of every model family.
 CELL = 8

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from . import CATEGORY
-from .comfy_host import host, is_reward_file
+from .host import host
+from .host.files import is_reward_file
+from .inputs import EMBEDDED_MODELS, PRECISIONS
 
-# The embedded family, by what the dropdown says; saved workflows hold these names.
-EMBEDDED = {
-    "shapes (embedded)": "default",
-    "shapes with motion guidance (embedded)": "mg",
-    "shapes teacher (embedded)": None,
-}
-PRECISIONS = ["auto", "fp32", "bf16", "fp16"]
 # Files of the models folder that are parts of a model, not a model to choose.
 PARTS = ("vae.safetensors", "text.safetensors")
 
@@ -56,13 +51,13 @@ class T2VTurboLoader:
 
     @classmethod
     def IS_CHANGED(cls, model, precision):
-        return model if model in EMBEDDED else host().model_path(model).stat().st_mtime
+        return model if model in EMBEDDED_MODELS else host().model_path(model).stat().st_mtime
 
     def execute(self, model, precision):
         import torch
 
-        from .adapters import native_parts
-        from .model_files import load_model
+        from .runtime.models import load_model
+        from .runtime.wrappers import native_parts
 
         # Weights made or converted in inference mode could never take part in a gradient, which motion guidance needs.
         with torch.inference_mode(False):
@@ -72,4 +67,4 @@ class T2VTurboLoader:
 def list_models() -> list[str]:
     """The dropdown: the embedded models, then the files of the models folder."""
     files = (name for name in host().model_files() if not (name.endswith(PARTS) or is_reward_file(name)))
-    return [*EMBEDDED, *sorted(files)]
+    return [*EMBEDDED_MODELS, *sorted(files)]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from . import CATEGORY
-from .comfy_host import host
-from .sampling import MOTION, SEED, TAU, TEACHER_STEPS, TEACHER_STRENGTH
+from .host import host
+from .inputs import MOTION, SEED, TAU, TEACHER_STEPS, TEACHER_STRENGTH
 
 SUBCATEGORY = f"{CATEGORY}/motion"
 METHODS = ["inversion", "noise"]
@@ -72,9 +72,9 @@ class T2VTurboMotionPrior:
         }
 
     def execute(self, model, vae, positive, images, latent, method, inversion_steps, steps, tau, timestep, seed):
-        from ..core.guidance import guided_timesteps
-        from ..core.motion_preview import preview
-        from .clip_motion import read_motion
+        from ..core.diffusion.guidance import guided_timesteps
+        from ..core.motion.preview import preview
+        from .runtime.motion import read_motion
 
         timesteps = guided_timesteps(steps, tau) if timestep < 0 else [timestep]
         if not timesteps:
@@ -107,8 +107,8 @@ class T2VTurboMotionGuidance:
         }
 
     def execute(self, model, motion, motion_strength, tau):
-        from .clip_motion import follow_motion
-        from .clip_sampling import MotionGuide
+        from .runtime.motion import follow_motion
+        from .runtime.sampling import MotionGuide
 
         return (follow_motion(model, MotionGuide(motion, motion_strength, tau)),)
 
@@ -171,6 +171,6 @@ class T2VTurboLoadMotionPrior:
         return host().motion_path(motion).stat().st_mtime
 
     def execute(self, motion):
-        from ..core.motion_prior import MotionPrior
+        from ..core.motion.prior import MotionPrior
 
         return (MotionPrior.load(host().motion_path(motion)),)

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from . import CATEGORY
-from .comfy_host import host, is_reward_file
-from .loader import PRECISIONS
+from .host import host
+from .host.files import is_reward_file
+from .inputs import EMBEDDED_REWARDS, LONG_PROMPTS, PRECISIONS, PUBLISHED_MIXTURE, REWARD
 
 SUBCATEGORY = f"{CATEGORY}/rewards"
-# The type of loaded rewards between nodes.
-REWARD = "T2V_TURBO_REWARD"
-# The embedded rewards, by what the dropdown says; saved workflows hold these names. None = the mixture.
-EMBEDDED = {
-    "shapes mixture (embedded)": None,
-    "shapes hps (embedded)": "hps",
-    "shapes clip (embedded)": "clip",
-    "shapes internvideo2 (embedded)": "internvideo2",
-}
-PUBLISHED_MIXTURE = "published mixture"
 # The paper's mixture; `core.rewards.PAPER_WEIGHTS`, which cannot be had without the networks.
 WEIGHTS = {"hps": 0.2, "clip": 0.2, "internvideo2": 0.5}
-LONG_PROMPTS = ["segments", "truncate"]
 
 
 def weight(name: str, what: str) -> tuple:
@@ -79,7 +69,7 @@ class T2VTurboRewardLoader:
 
     @classmethod
     def IS_CHANGED(cls, reward, hps_weight, clip_weight, internvideo2_weight, long_prompts, precision):
-        from .clip_rewards import reward_files
+        from .runtime.rewards import reward_files
 
         weights = dict(zip(WEIGHTS, (hps_weight, clip_weight, internvideo2_weight)))
         return [path.stat().st_mtime for path in reward_files(reward, weights).values()]
@@ -87,7 +77,7 @@ class T2VTurboRewardLoader:
     def execute(self, reward, hps_weight, clip_weight, internvideo2_weight, long_prompts, precision):
         import torch
 
-        from .clip_rewards import load_rewards
+        from .runtime.rewards import load_rewards
 
         weights = dict(zip(WEIGHTS, (hps_weight, clip_weight, internvideo2_weight)))
         # Weights made in inference mode could never take part in a gradient.
@@ -98,7 +88,7 @@ class T2VTurboRewardLoader:
 def list_rewards() -> list[str]:
     """The dropdown: the embedded rewards, then, where there are any, the files of the models folder and their mix."""
     files = sorted(name for name in host().model_files() if is_reward_file(name))
-    return [*EMBEDDED, *([PUBLISHED_MIXTURE] if files else []), *files]
+    return [*EMBEDDED_REWARDS, *([PUBLISHED_MIXTURE] if files else []), *files]
 
 
 class T2VTurboRewardScorer:
@@ -124,8 +114,8 @@ class T2VTurboRewardScorer:
         }
 
     def execute(self, reward, images, prompt):
-        from .clip_rewards import score_clips, score_table, titles, total_score
-        from .reward_plot import plot_scores
+        from .runtime.plot import plot_scores
+        from .runtime.rewards import score_clips, score_table, titles, total_score
 
         (scores,) = score_clips(reward, [images], [prompt])
         curves = {title: scores[name] for name, title in titles(reward).items()}
@@ -170,7 +160,7 @@ class T2VTurboBestOf:
         }
 
     def execute(self, reward, images, prompt, frames):
-        from .clip_rewards import best_table, prompts_for, score_clips, separate_clips, total_score
+        from .runtime.rewards import best_table, prompts_for, score_clips, separate_clips, total_score
 
         (rewards,) = reward
         clips = separate_clips(images, frames[0])

@@ -2,70 +2,23 @@
 
 from __future__ import annotations
 
-from ..core.config import VIDEOCRAFTER2
+from ..core.families import VIDEOCRAFTER2
 from . import CATEGORY
-
-# The type of a motion prior between nodes.
-MOTION = "T2V_TURBO_MOTION"
-# The paper's lambda and tau.
-MOTION_STRENGTH, MOTION_TAU = VIDEOCRAFTER2.motion_strength, 0.5
+from .inputs import (
+    FPS,
+    LATENT,
+    MOTION,
+    MOTION_STRENGTH,
+    MOTION_TAU,
+    SEED,
+    STEPS,
+    STRENGTH,
+    TAU,
+    TEACHER_STEPS,
+    TEACHER_STRENGTH,
+)
 
 # --- inputs that several nodes share ----------
-
-STEPS = {
-    "default": 4,
-    "min": 1,
-    "max": 16,
-    "tooltip": "Evaluations of the network: 4 is usual, 8 and 16 are finer, 1 is a draft.",
-}
-TEACHER_STEPS = {
-    "default": 50,
-    "min": 1,
-    "max": 1000,
-    "tooltip": "Steps of the teacher's sampler: 50 is usual.",
-}
-LATENT = ("LATENT", {"tooltip": "Gives the size and length of the clip; its content is not used."})
-SEED = (
-    "INT",
-    {
-        "default": 0,
-        "min": 0,
-        "max": 0xFFFFFFFFFFFFFFFF,
-        "control_after_generate": True,
-        "tooltip": "Chooses the noise: the same seed gives the same clip on every device. Of several clips, each takes "
-        "the seed after that of the one before.",
-    },
-)
-FPS = (
-    "INT",
-    {
-        "default": 0,
-        "min": 0,
-        "max": 60,
-        "tooltip": "Frame rate that the network is told, which sets the pace of the motion; "
-        "0 is the model's own. The file's frame rate is set where the video is made.",
-    },
-)
-STRENGTH = {"default": MOTION_STRENGTH, "min": 0.0, "max": 10_000.0, "step": 0.25, "round": 0.01}
-TEACHER_STRENGTH = (
-    "FLOAT",
-    STRENGTH
-    | {
-        "tooltip": "How strongly the reference's motion pulls, the paper's lambda: 500 is usual. Raise it if the "
-        "motion is not followed, lower it if the picture breaks up; 0 is none."
-    },
-)
-TAU = (
-    "FLOAT",
-    {
-        "default": MOTION_TAU,
-        "min": 0.0,
-        "max": 1.0,
-        "step": 0.05,
-        "tooltip": "Part of the sampling that is guided by the motion, from its noisy start on: 0.5 is the paper's, "
-        "1 is all, 0 is none.",
-    },
-)
 
 
 # --- students ----------
@@ -119,7 +72,7 @@ class T2VTurboSampler:
     def execute(
         self, model, positive, latent, seed, steps, guidance, fps, motion_strength=MOTION_STRENGTH, tau=MOTION_TAU
     ):
-        from .clip_sampling import clip_seed, sample_clip
+        from .runtime.sampling import clip_seed, sample_clip
 
         settings = {"omega": guidance - 1, "motion": motion_strength, "tau": tau} | ({"fps": fps} if fps else {})
         samples = sample_clip(model, positive, latent["samples"], clip_seed(latent, seed), steps, settings)
@@ -142,7 +95,7 @@ class T2VTurboSigmas:
         return {"required": {"steps": ("INT", STEPS)}}
 
     def execute(self, steps):
-        from .clip_sampling import student_sigmas
+        from .runtime.sampling import student_sigmas
 
         return (student_sigmas(steps),)
 
@@ -205,7 +158,7 @@ class T2VTurboTeacherSampler:
         motion_strength=MOTION_STRENGTH,
         tau=MOTION_TAU,
     ):
-        from .clip_sampling import MotionGuide, clip_seed, sample_teacher_clip
+        from .runtime.sampling import MotionGuide, clip_seed, sample_teacher_clip
 
         guide = MotionGuide(motion, motion_strength, tau) if motion else None
         seed = clip_seed(latent, seed)

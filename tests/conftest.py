@@ -43,17 +43,18 @@ def fresh_accelerate():
 @pytest.fixture(scope="session")
 def random_shapes(tmp_path_factory):
     """A folder with the embedded family's files, of random weights and the real sizes."""
-    from t2v_turbo.core import checkpoints, model
-    from t2v_turbo.core.config import SHAPES
-    from t2v_turbo.core.text import TextEncoder
-    from t2v_turbo.core.unet import UNet3D
-    from t2v_turbo.core.vae import VideoVAE
+    from t2v_turbo.core.checkpoints import networks
+    from t2v_turbo.core.checkpoints.locations import PACKAGED_WEIGHTS
+    from t2v_turbo.core.families import SHAPES
+    from t2v_turbo.core.networks.text import TextEncoder
+    from t2v_turbo.core.networks.unet import UNet3D
+    from t2v_turbo.core.networks.vae import VideoVAE
 
     folder = tmp_path_factory.mktemp("shapes")
     merges = folder / SHAPES.text.merges
-    shutil.copy(model.PACKAGED_WEIGHTS / "shapes" / SHAPES.text.merges, merges)
-    checkpoints.save_unet(randomize(UNet3D(SHAPES.unet), 0), folder / "teacher.safetensors")
-    checkpoints.save_unet(randomize(UNet3D(SHAPES.unet.as_student()), 1), folder / "student.safetensors")
-    checkpoints.save_vae(randomize(VideoVAE(SHAPES.vae), 2), folder / "vae.safetensors")
-    checkpoints.save_text(randomize(TextEncoder(SHAPES.text, merges), 3), folder / "text.safetensors")
+    shutil.copy(PACKAGED_WEIGHTS / "shapes" / SHAPES.text.merges, merges)
+    networks.save_unet(randomize(UNet3D(SHAPES.unet), 0), folder / "teacher.safetensors")
+    networks.save_unet(randomize(UNet3D(SHAPES.unet.as_student()), 1), folder / "student.safetensors")
+    networks.save_vae(randomize(VideoVAE(SHAPES.vae), 2), folder / "vae.safetensors")
+    networks.save_text(randomize(TextEncoder(SHAPES.text, merges), 3), folder / "text.safetensors")
     return folder

@@ -3,12 +3,13 @@
 import torch
 from conftest import randomize
 
-from t2v_turbo.core.checkpoints import PUBLISHED_PREFIXES
-from t2v_turbo.core.config import FamilyConfig, TextConfig, UNetConfig, VAEConfig
-from t2v_turbo.core.keymaps import text_key_map, unet_key_map, vae_key_map
-from t2v_turbo.core.text import TextEncoder
-from t2v_turbo.core.unet import UNet3D
-from t2v_turbo.core.vae import VideoVAE
+from t2v_turbo.core.checkpoints.key_maps import text_key_map, unet_key_map, vae_key_map
+from t2v_turbo.core.checkpoints.networks import PUBLISHED_PREFIXES
+from t2v_turbo.core.families import FamilyConfig
+from t2v_turbo.core.networks.config import TextConfig, UNetConfig, VAEConfig
+from t2v_turbo.core.networks.text import TextEncoder
+from t2v_turbo.core.networks.unet import UNet3D
+from t2v_turbo.core.networks.vae import VideoVAE
 
 UNET = UNetConfig(model_channels=32, channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(2, 1),
                   head_channels=16, context_dim=32)  # fmt: skip

@@ -19,13 +19,13 @@ import numpy
 import torch
 from safetensors import safe_open
 
-from t2v_turbo.core import checkpoints
-from t2v_turbo.core.config import SHAPES
-from t2v_turbo.core.model import PACKAGED_WEIGHTS
-from t2v_turbo.core.unet import UNet3D
+from t2v_turbo.core.checkpoints import networks
+from t2v_turbo.core.checkpoints.locations import PACKAGED_WEIGHTS
+from t2v_turbo.core.families import SHAPES
+from t2v_turbo.core.networks.unet import UNet3D
 from t2v_turbo.train import cli
-from t2v_turbo.train.shapes import recipes
-from t2v_turbo.train.trainer import newest_checkpoint
+from t2v_turbo.train.shapes.training import recipes
+from t2v_turbo.train.training.trainer import newest_checkpoint
 
 # A teacher small enough for many runs, with dropout, which is random too.
 TINY = replace(SHAPES.unet, model_channels=16, channel_mult=(1, 1), head_channels=8, temporal_dropout=0.2)
@@ -48,7 +48,7 @@ DISTILL = {
 def family(folder: Path) -> None:
     """The embedded family with a tiny teacher of fixed weights."""
     shutil.copytree(PACKAGED_WEIGHTS / "shapes", folder)
-    checkpoints.save_unet(conftest.randomize(UNet3D(TINY), 0), folder / "teacher.safetensors")
+    networks.save_unet(conftest.randomize(UNet3D(TINY), 0), folder / "teacher.safetensors")
 
 
 def command(*arguments: str) -> None:

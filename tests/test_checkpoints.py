@@ -18,11 +18,11 @@ from omegaconf import OmegaConf
 from published import SMALL, TEXT, UNET, VAE, published_keys, published_parts, published_unet, same
 from safetensors.torch import load_file, save_file
 
-from t2v_turbo.core import checkpoints
-from t2v_turbo.core.checkpoints import CheckpointError
-from t2v_turbo.core.model import load
-from t2v_turbo.core.unet import UNet3D
-from t2v_turbo.nodes import model_files
+from t2v_turbo.core.checkpoints import networks as checkpoints
+from t2v_turbo.core.checkpoints.networks import CheckpointError
+from t2v_turbo.core.networks.unet import UNet3D
+from t2v_turbo.core.pipeline import load
+from t2v_turbo.nodes.runtime import models
 
 
 @pytest.fixture(scope="module")
@@ -597,7 +597,7 @@ def test_a_chosen_file_is_judged_before_the_teacher_is_missed(tmp_path, monkeypa
     else:
         write(tmp_path / name, content)
     with pytest.raises(ValueError, match=found):
-        model_files.load_model(name)
+        models.load_model(name)
     if content is not None:
         with pytest.raises(ValueError, match=found):
             load(SMALL, student=tmp_path / name, folder=tmp_path)
@@ -607,7 +607,7 @@ def test_parts_and_foreign_models_are_no_students(random_shapes, tmp_path, monke
     monkeypatch.setenv("T2V_TURBO_MODELS", str(tmp_path))
     save_file({"visual.conv1.weight": torch.zeros(2)}, tmp_path / "clip.safetensors")
     with pytest.raises(CheckpointError, match=r"holds no unet.*an OpenCLIP model of two towers"):
-        model_files.load_model("clip.safetensors")
+        models.load_model("clip.safetensors")
     shutil.copy(random_shapes / "vae.safetensors", tmp_path / "mine.safetensors")
     with pytest.raises(CheckpointError, match="holds a vae, but a unet was expected"):
-        model_files.load_model("mine.safetensors")
+        models.load_model("mine.safetensors")

@@ -5,21 +5,23 @@ import os
 
 import pytest
 
-from t2v_turbo.train import data, score
+from t2v_turbo.train.commands import score
 from t2v_turbo.train.config import PreprocessConfig
-from t2v_turbo.train.table_rows import BadRow, RowError, read_table
+from t2v_turbo.train.data.clips import ClipDataset
+from t2v_turbo.train.data.sources import ClipError, fingerprint, list_clips, read_captions
+from t2v_turbo.train.data.tables import BadRow, RowError, read_table
 
 CAPTION = 'a red circle, then; "a blue\tone"\nover two lines, café'
 ROWS = [{"relpath": "v/a.mp4", "text": CAPTION}, {"relpath": "v/b.mp4", "text": "a cat; a dog, a bird"}]
 
 
 def clips_of(table, **settings):
-    clips = data.list_clips(PreprocessConfig(videos=str(table), records="r", **settings))
+    clips = list_clips(PreprocessConfig(videos=str(table), records="r", **settings))
     return {clip.name: clip.captions.get("short") for clip in clips if not clip.problem}
 
 
 def problems_of(table, **settings):
-    clips = data.list_clips(PreprocessConfig(videos=str(table), records="r", **settings))
+    clips = list_clips(PreprocessConfig(videos=str(table), records="r", **settings))
     return {clip.name: clip.problem for clip in clips if clip.problem}
 
 
@@ -71,12 +73,12 @@ def test_captions_beside_the_videos_in_any_encoding(tmp_path):
     (tmp_path / "b.json").write_bytes(json.dumps({"short": "a café"}).encode("utf-8-sig"))
     (tmp_path / "c.txt").write_bytes("a café".encode("utf-16"))
     (tmp_path / "d.txt").write_bytes("a café".encode("latin-1"))
-    clips = {clip.name: clip for clip in data.list_clips(PreprocessConfig(videos=str(tmp_path), records="r"))}
+    clips = {clip.name: clip for clip in list_clips(PreprocessConfig(videos=str(tmp_path), records="r"))}
     for name in ("a.mp4", "b.mp4", "c.mp4"):
-        assert data.read_captions(clips[name], "short") == {"short": "a café"}
-    with pytest.raises(data.ClipError, match=r"d\.txt: is no UTF-8 text .*, such as encoding=latin-1"):
-        data.read_captions(clips["d.mp4"], "short")
-    assert data.read_captions(clips["d.mp4"], "short", "latin-1") == {"short": "a café"}
+        assert read_captions(clips[name], "short") == {"short": "a café"}
+    with pytest.raises(ClipError, match=r"d\.txt: is no UTF-8 text .*, such as encoding=latin-1"):
+        read_captions(clips["d.mp4"], "short")
+    assert read_captions(clips["d.mp4"], "short", "latin-1") == {"short": "a café"}
 
 
 def test_the_encoding_reaches_the_captions(tmp_path):
@@ -84,7 +86,7 @@ def test_the_encoding_reaches_the_captions(tmp_path):
     (tmp_path / "a.txt").write_bytes("a café".encode("latin-1"))
     for encoding, problem in ((None, "is no UTF-8 text"), ("latin-1", "cannot be read as a video")):
         config = PreprocessConfig(videos=str(tmp_path), records="r", encoding=encoding)
-        clip = data.ClipDataset(data.list_clips(config), config, 8, (2, 16, 16))[0]
+        clip = ClipDataset(list_clips(config), config, 8, (2, 16, 16))[0]
         assert problem in clip.problem
     with pytest.raises(ValueError, match="encoding=klingon is unknown"):
         PreprocessConfig(videos="v", records="r", encoding="klingon")
@@ -155,7 +157,7 @@ def test_bad_rows_do_not_move_the_others(tmp_path):
     rows[7] = "../7.mp4,a wall"
     (tmp_path / "bad.csv").write_text("\n".join(["relpath,text", *rows]))
     good, bad = (
-        data.list_clips(PreprocessConfig(videos=str(tmp_path / n), records="r")) for n in ("good.csv", "bad.csv")
+        list_clips(PreprocessConfig(videos=str(tmp_path / n), records="r")) for n in ("good.csv", "bad.csv")
     )
     assert len(good) == len(bad) == 20
     assert [b.name for b in bad] == [g.name if g.name != "7.mp4" else "row 8" for g in good]
@@ -165,9 +167,9 @@ def test_what_an_older_version_made_of_a_table_stays(tmp_path):
     """Records are bound to this hash and this order."""
     rows = "".join(f'v/{i}.mp4,"a ""red"", circle {i}",{"" if i % 3 else f"short {i}"},{i % 2}\n' for i in range(50))
     (tmp_path / "t.csv").write_text("relpath,text,short_text,use_motion_guide\n" + rows)
-    clips = data.list_clips(PreprocessConfig(videos=str(tmp_path / "t.csv"), records="r", seed=3))
+    clips = list_clips(PreprocessConfig(videos=str(tmp_path / "t.csv"), records="r", seed=3))
     assert [clip.name for clip in clips][:3] == ["v/37.mp4", "v/9.mp4", "v/11.mp4"]
-    assert data.fingerprint(clips) == "94c2826cf91e18ce"
+    assert fingerprint(clips) == "94c2826cf91e18ce"
 
 
 @pytest.mark.parametrize("text", ["hello", "relpath", "(relpath,text)"])
@@ -278,7 +280,7 @@ def folder(tmp_path):
 
 def listed(folder):
     config = PreprocessConfig(videos=str(folder), records="r")
-    clips = data.list_clips(config)
+    clips = list_clips(config)
     names = [clip.name for clip in clips]
     assert len(set(names)) == len(names)
     return {clip.name: clip.problem for clip in clips}
@@ -318,7 +320,7 @@ def test_what_is_called_like_a_video_and_is_none_is_named(folder):
     assert found["gone.mp4"] == f"{folder}/gone.mp4: a link that leads nowhere"
     assert found["pipe.mp4"] == f"{folder}/pipe.mp4: is no file" and found["a.mp4"] is None
     config = PreprocessConfig(videos=str(folder), records="r")
-    clips = data.ClipDataset(data.list_clips(config), config, 8, (2, 16, 16))
+    clips = ClipDataset(list_clips(config), config, 8, (2, 16, 16))
     assert {clips[i].clip.name: clips[i].problem for i in range(5)}["pipe.mp4"] == found["pipe.mp4"]
     asked = score._questions(folder, ("a",), True, None)
     assert {one.name: one.problem for one in asked} == found

@@ -14,7 +14,7 @@ from conftest import ROOT
 from safetensors import SafetensorError
 
 from t2v_turbo.core.command_line import exit_code, mistake
-from t2v_turbo.nodes import headless
+from t2v_turbo.nodes import graph as headless
 from t2v_turbo.train import cli
 
 
@@ -118,7 +118,7 @@ def test_the_commands_print_any_character(monkeypatch, tmp_path):
         parser = subparsers.add_parser("shapes", description="é 猫")
         parser.set_defaults(func=lambda args: print("猫.mp4"))
 
-    monkeypatch.setattr("t2v_turbo.train.shapes.cli.register", register)
+    monkeypatch.setattr("t2v_turbo.train.commands.shapes.register", register)
     graph = tmp_path / "graph.json"
     graph.write_text('{"1": {"class_type": "PreviewAny", "inputs": {"source": "猫"}}}', encoding="utf-8")
     with Latin() as latin:

@@ -4,16 +4,17 @@ import re
 
 import pytest
 
-from t2v_turbo.core import model, video
-from t2v_turbo.train import report
+from t2v_turbo.core import video
+from t2v_turbo.core.checkpoints import locations
 from t2v_turbo.train.cli import main
-from t2v_turbo.train.trainer import read_stats
+from t2v_turbo.train.experiments import report
+from t2v_turbo.train.training.trainer import read_stats
 
 
 @pytest.fixture
 def demo(random_shapes, tmp_path, monkeypatch):
     """Runs the command with random weights in place of the packaged ones; returns its exit code."""
-    monkeypatch.setattr(model, "PACKAGED_WEIGHTS", random_shapes.parent)
+    monkeypatch.setattr(locations, "PACKAGED_WEIGHTS", random_shapes.parent)
     monkeypatch.chdir(tmp_path)
     named = random_shapes.parent / "shapes"
     if not named.exists():

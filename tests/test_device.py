@@ -10,11 +10,12 @@ import torch
 from conftest import ROOT, randomize
 
 from t2v_turbo.core import device as devices
-from t2v_turbo.core import model as models
-from t2v_turbo.core.checkpoints import load_unet, save_unet
-from t2v_turbo.core.config import SHAPES
-from t2v_turbo.core.unet import UNet3D
-from t2v_turbo.train.options import add_device_arguments
+from t2v_turbo.core import pipeline
+from t2v_turbo.core.checkpoints.networks import load_unet, save_unet
+from t2v_turbo.core.families import SHAPES
+from t2v_turbo.core.networks.unet import UNet3D
+from t2v_turbo.core.pipeline import MAX_CHUNK, load
+from t2v_turbo.train.commands.options import add_device_arguments
 
 
 @pytest.mark.parametrize(
@@ -59,8 +60,10 @@ def test_every_command_with_a_precision_chooses_it_itself():
     files = {path.relative_to(ROOT / "train").as_posix(): path.read_text() for path in (ROOT / "train").rglob("*.py")}
     declaring = {name for name, text in files.items() if '"--dtype"' in text}
     # The doctor looks at every precision unless one is named.
-    assert declaring == {"options.py", "motion_memory.py", "reward_cost.py", "doctor/cli.py"}
-    assert all('default="auto"' in files[name] for name in declaring - {"doctor/cli.py"})
+    assert declaring == {
+        "commands/options.py", "commands/doctor.py", "experiments/motion_memory.py", "experiments/reward_cost.py",
+    }  # fmt: skip
+    assert all('default="auto"' in files[name] for name in declaring - {"commands/doctor.py"})
 
 
 def test_weights_arrive_in_the_precision_asked_for(tmp_path):
@@ -76,8 +79,8 @@ def test_weights_arrive_in_the_precision_asked_for(tmp_path):
 
 LOAD = """
 import sys, torch
-from t2v_turbo.core.checkpoints import load_unet
-from t2v_turbo.core.config import UNetConfig
+from t2v_turbo.core.checkpoints.networks import load_unet
+from t2v_turbo.core.families import UNetConfig
 
 def status(name):
     lines = open("/proc/self/status").read().splitlines()
@@ -94,8 +97,8 @@ print((status("VmHWM") - before) / stays, stays)
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_loading_needs_little_more_than_what_stays(tmp_path, suffix):
     """A file of fp32 becomes bf16 with 1.3 times the bytes that stay at most, the file's own pages counted."""
-    from t2v_turbo.core.config import UNetConfig
-    from t2v_turbo.core.keymaps import unet_key_map
+    from t2v_turbo.core.checkpoints.key_maps import unet_key_map
+    from t2v_turbo.core.networks.config import UNetConfig
 
     config = UNetConfig(model_channels=160)
     with torch.device("meta"):
@@ -119,7 +122,7 @@ def test_loading_needs_little_more_than_what_stays(tmp_path, suffix):
 @torch.no_grad()
 def test_the_text_encoder_visits_the_unets_device(random_shapes):
     """On a card it takes memory for the time of an encoding alone; the result is that of a tower which stays."""
-    model = models.load("shapes", folder=random_shapes)
+    model = load("shapes", folder=random_shapes)
     expected = model.text.encode(["a red circle"])
     assert torch.equal(model.encode(["a red circle"]), expected)
     model.unet.to("meta")
@@ -130,13 +133,13 @@ def test_the_text_encoder_visits_the_unets_device(random_shapes):
 
 @torch.no_grad()
 def test_the_decoders_chunk_follows_the_free_memory(random_shapes, monkeypatch):
-    model, asked = models.load("shapes", folder=random_shapes), []
+    model, asked = load("shapes", folder=random_shapes), []
     decode = model.vae.decode
     monkeypatch.setattr(model.vae, "decode", lambda latents, chunk: asked.append(chunk) or decode(latents, chunk))
     latents = torch.zeros(1, 4, 8, 8, 8)
     frame = model.vae.frame_memory(8, 8)
     for free in (0, 2 * frame, 7 * frame, 1 << 50):
-        monkeypatch.setattr(models, "free_memory", lambda device, free=free: free)
+        monkeypatch.setattr(pipeline, "free_memory", lambda device, free=free: free)
         model.decode(latents)
     model.decode(latents, chunk=5)
-    assert asked == [1, 1, 3, models.MAX_CHUNK, 5]
+    assert asked == [1, 1, 3, MAX_CHUNK, 5]

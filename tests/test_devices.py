@@ -10,26 +10,29 @@ import torch
 from conftest import randomize
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from t2v_turbo.core import model as models
-from t2v_turbo.core.config import SHAPES
-from t2v_turbo.core.distillation import Batch, ConsistencyDistillation
-from t2v_turbo.core.guidance import COMBINATIONS
-from t2v_turbo.core.model import PACKAGED_WEIGHTS, Model
-from t2v_turbo.core.motion import motion_score, read_reference
-from t2v_turbo.core.motion_prior import Origin, make_prior, prior_latents
-from t2v_turbo.core.reward_loss import Guards, RewardLoss
+from t2v_turbo.core import pipeline
+from t2v_turbo.core.checkpoints.locations import PACKAGED_WEIGHTS
+from t2v_turbo.core.diffusion.distillation import Batch, ConsistencyDistillation
+from t2v_turbo.core.diffusion.guidance import COMBINATIONS
+from t2v_turbo.core.diffusion.schedule import NoiseSchedule
+from t2v_turbo.core.families import SHAPES
+from t2v_turbo.core.motion.inversion import prior_latents
+from t2v_turbo.core.motion.prior import Origin, make_prior
+from t2v_turbo.core.motion.probe import read_reference
+from t2v_turbo.core.motion.score import motion_score
+from t2v_turbo.core.networks.text import TextEncoder
+from t2v_turbo.core.networks.unet import UNet3D
+from t2v_turbo.core.networks.vae import VideoVAE
+from t2v_turbo.core.pipeline import Pipeline
 from t2v_turbo.core.rewards import RewardMixture, build_reward
-from t2v_turbo.core.rewards.config import CLIPConfig, ViTConfig
-from t2v_turbo.core.schedule import NoiseSchedule
-from t2v_turbo.core.text import TextEncoder
-from t2v_turbo.core.unet import UNet3D
-from t2v_turbo.core.vae import VideoVAE
+from t2v_turbo.core.rewards.loss import Guards, RewardLoss
+from t2v_turbo.core.rewards.models.config import CLIPConfig, ViTConfig
 
 MERGES = PACKAGED_WEIGHTS / "shapes" / SHAPES.text.merges
 SIZE = (1, 4, 4, 8, 8)
 
 
-def family(device, student=True, motion=False) -> Model:
+def family(device, student=True, motion=False) -> Pipeline:
     """The embedded family's networks on a device, the text encoder on the CPU."""
     config = SHAPES.unet.as_student(motion) if student else SHAPES.unet
     with torch.device(device):  # fake modules cannot be moved
@@ -37,7 +40,7 @@ def family(device, student=True, motion=False) -> Model:
     text = TextEncoder(SHAPES.text, MERGES)
     for network in (unet, vae, text):
         randomize(network, 0).requires_grad_(False)
-    return Model(SHAPES, unet, vae, text)
+    return Pipeline(SHAPES, unet, vae, text)
 
 
 def noise(device) -> torch.Tensor:
@@ -198,7 +201,7 @@ ON_A_CARD_ALONE = [
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.__name__)
 def test_devices_are_not_mixed(path, monkeypatch):
-    monkeypatch.setattr(models, "free_memory", lambda device: 1 << 40)
+    monkeypatch.setattr(pipeline, "free_memory", lambda device: 1 << 40)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         found = path("cuda")
     assert found.device.type == ("cpu" if path in (decode_to_the_cpu, prior) else "cuda")

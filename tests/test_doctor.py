@@ -17,11 +17,13 @@ from packaging.requirements import Requirement
 from safetensors.torch import load_file, safe_open, save_file
 from test_download import Hub
 
-from t2v_turbo.core import keymaps
-from t2v_turbo.core.config import SHAPES, VIDEOCRAFTER2
-from t2v_turbo.core.model import PACKAGED_WEIGHTS
+from t2v_turbo.core.checkpoints import key_maps
+from t2v_turbo.core.checkpoints.locations import PACKAGED_WEIGHTS
+from t2v_turbo.core.families import SHAPES, VIDEOCRAFTER2
 from t2v_turbo.train.cli import main
-from t2v_turbo.train.doctor import (
+from t2v_turbo.train.doctor import reference, running
+from t2v_turbo.train.doctor.catalogue import FULL
+from t2v_turbo.train.doctor.checks import (
     checkpoints,
     clips,
     comfyui,
@@ -29,12 +31,9 @@ from t2v_turbo.train.doctor import (
     folders,
     full_size,
     online,
-    reference,
-    running,
     versions,
     video,
 )
-from t2v_turbo.train.doctor.checks import FULL
 from t2v_turbo.train.doctor.findings import STATUSES, Finding, Options
 from t2v_turbo.train.doctor.report import section, summary
 from t2v_turbo.train.doctor.running import Check, Result, run_checks
@@ -147,7 +146,7 @@ def test_options_without_an_effect(capsys, given):
 
 def test_help_imports_nothing_heavy():
     code = "import sys; from t2v_turbo.train.cli import build_parser; build_parser('doctor')\n"
-    code += "import t2v_turbo.train.doctor.checks\n"
+    code += "import t2v_turbo.train.doctor.catalogue\n"
     code += "print(sorted({'torch', 'numpy', 'av', 'huggingface_hub', 'packaging'} & set(sys.modules)))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "[]"
@@ -458,7 +457,7 @@ def published_unets(tmp_path_factory):
     folder = tmp_path_factory.mktemp("published")
     for name, config in (("teacher", VIDEOCRAFTER2.unet), ("mg", VIDEOCRAFTER2.unet.as_student(motion=True))):
         network = full_size.on_meta(lambda config=config: full_size.UNet3D(config)).state_dict()
-        state = keymaps.unet_key_map(config, list(network)).to_published(network)
+        state = key_maps.unet_key_map(config, list(network)).to_published(network)
         torch.save({key: torch.zeros(1).expand(value.shape) for key, value in state.items()}, folder / f"{name}.pt")
     return folder
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from test_rewards import SMALL, VOCABULARY, randomized, to_published
 
-from t2v_turbo.core.config import VIDEOCRAFTER2
+from t2v_turbo.core.families import VIDEOCRAFTER2
 from t2v_turbo.core.rewards import REWARDS, build_reward, load_reward, present_rewards, reward_path
 from t2v_turbo.train import download
 from t2v_turbo.train.cli import main
@@ -198,7 +198,7 @@ def test_a_page_is_no_vocabulary(rewards, capsys):
 
 def test_names_agree_with_the_loader():
     """What is downloaded is what ``load`` looks for."""
-    from t2v_turbo.core.model import BASE_FILES, STUDENT_FILES
+    from t2v_turbo.core.checkpoints.locations import BASE_FILES, STUDENT_FILES
 
     files = {file.file for file in download.FILES.values()}
     assert files == {*BASE_FILES[VIDEOCRAFTER2.name], *STUDENT_FILES[VIDEOCRAFTER2.name].values()}

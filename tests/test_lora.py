@@ -11,16 +11,17 @@ from published import ALL_LAYERS, SMALL, UNET, published_keys, published_parts, 
 from safetensors.torch import save_file
 from torch import nn
 
-from t2v_turbo.core import checkpoints
-from t2v_turbo.core.checkpoints import CheckpointError
-from t2v_turbo.core.config import FAMILIES, SHAPES, UNetConfig
-from t2v_turbo.core.keymaps import unet_key_map
-from t2v_turbo.core.lora import merge_lora, split_strength
-from t2v_turbo.core.lora_files import Factors, load_lora
-from t2v_turbo.core.model import load
-from t2v_turbo.core.unet import UNet3D
+from t2v_turbo.core.checkpoints import networks
+from t2v_turbo.core.checkpoints.key_maps import unet_key_map
+from t2v_turbo.core.checkpoints.lora import merge_lora, split_strength
+from t2v_turbo.core.checkpoints.lora_files import Factors, load_lora
+from t2v_turbo.core.checkpoints.networks import CheckpointError
+from t2v_turbo.core.families import FAMILIES, SHAPES
+from t2v_turbo.core.networks.config import UNetConfig
+from t2v_turbo.core.networks.unet import UNet3D
+from t2v_turbo.core.pipeline import load
 from t2v_turbo.core.video import read_metadata
-from t2v_turbo.nodes import model_files
+from t2v_turbo.nodes.runtime import models
 from t2v_turbo.train.cli import main
 
 STUDENT = replace(SMALL, unet=ALL_LAYERS)
@@ -125,7 +126,9 @@ def test_the_walk_of_the_published_unets(name, tmp_path):
     factors = [torch.full((shapes[key][0] if i == 0 else 1, 1 if i == 0 else shapes[key][1]), float(n))
                for n, key in enumerate(keys) for i in (0, 1)]  # fmt: skip
     torch.save(factors, tmp_path / "list.pt")
-    from t2v_turbo.core.lora import _fit_walk  # the shapes here leave kernels out, which merging would refuse
+    from t2v_turbo.core.checkpoints.lora import (
+        _fit_walk,  # the shapes here leave kernels out, which merging would refuse
+    )
 
     fitted = by_published(_fit_walk(load_lora(tmp_path / "list.pt"), config), config)
     assert [int(fitted[key].up[0, 0]) for key in keys] == list(range(len(keys)))
@@ -185,7 +188,7 @@ def test_a_file_in_bf16_is_merged_in_fp32(tmp_path, teacher_file):
     pairs, products = named_pairs()
     save_file(lora_state("kohya", pairs), tmp_path / "lora.safetensors")
     loras = [(load_lora(tmp_path / "lora.safetensors"), 1.0)]
-    unet = checkpoints.load_unet(tmp_path / "half.pt", UNET, loras=loras)
+    unet = networks.load_unet(tmp_path / "half.pt", UNET, loras=loras)
     check_merged(unet, published_unet(UNET)[0].bfloat16().float(), by_our_keys(products, UNET))
 
 
@@ -204,16 +207,16 @@ def test_v1_without_its_teacher_says_what_is_needed(v1, tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match=r"is a LoRA of 575 layers, rank 4, which makes a student of model\.ckpt"):
         load(STUDENT, student=tmp_path / "unet_lora.pt", folder=tmp_path)
     monkeypatch.setenv("T2V_TURBO_MODELS", str(tmp_path))
-    monkeypatch.setattr(model_files, "VIDEOCRAFTER2", STUDENT)
+    monkeypatch.setattr(models, "VIDEOCRAFTER2", STUDENT)
     with pytest.raises(ValueError, match=r"unet_lora\.pt needs model\.ckpt of videocrafter2: put it beside"):
-        model_files.load_model("unet_lora.pt")
+        models.load_model("unet_lora.pt")
 
 
 def test_v1_in_the_loader_node(v1, monkeypatch):
     monkeypatch.setenv("T2V_TURBO_MODELS", str(v1[0]))
-    monkeypatch.setattr(model_files, "VIDEOCRAFTER2", STUDENT)
-    assert model_files.load_model("unet_lora.pt").is_student
-    assert not model_files.load_model("model.ckpt").is_student
+    monkeypatch.setattr(models, "VIDEOCRAFTER2", STUDENT)
+    assert models.load_model("unet_lora.pt").is_student
+    assert not models.load_model("model.ckpt").is_student
 
 
 def test_a_list_for_another_unet_is_refused(v1, tmp_path):
@@ -301,7 +304,7 @@ def teacher_file(tmp_path_factory):
 
 
 def load_merged(path, teacher_file, strength=1.0):
-    return checkpoints.load_unet(teacher_file[0], UNET, loras=[(load_lora(path), strength)])
+    return networks.load_unet(teacher_file[0], UNET, loras=[(load_lora(path), strength)])
 
 
 @pytest.mark.parametrize("names", ["published", "ours"])
@@ -442,7 +445,7 @@ def test_layers_without_a_place_are_refused(tmp_path, teacher_file, extra, refus
 
 def test_every_name_of_a_layer_means_one():
     """Also with underscores for dots, as kohya's are."""
-    from t2v_turbo.core.lora import _layer_names
+    from t2v_turbo.core.checkpoints.lora import _layer_names
 
     for config in (UNetConfig().as_student(motion=True), SHAPES.unet.as_student(motion=True)):
         keys = [key for key, value in UNet3D(replace(config, model_channels=64)).state_dict().items() if value.ndim > 1]
@@ -487,7 +490,7 @@ def test_several_loras_add_up(tmp_path, teacher_file):
         save_file(lora_state(naming, pairs), tmp_path / f"{naming}.safetensors")
     loras = [(load_lora(tmp_path / f"{naming}.safetensors"), strength) for naming, strength in
              (("kohya", 0.5), ("peft", 2.0))]  # fmt: skip
-    unet = checkpoints.load_unet(teacher_file[0], UNET, loras=loras)
+    unet = networks.load_unet(teacher_file[0], UNET, loras=loras)
     check_merged(unet, teacher_file[1], by_our_keys(products, UNET), 2.5)
 
 
@@ -514,8 +517,8 @@ def test_a_lora_that_does_not_fit_leaves_the_unet_as_it_is(tmp_path):
 def test_what_is_not_changed_stays_mapped_from_the_file(tmp_path, teacher_file):
     """Merging makes new tensors of the changed weights alone."""
     save_file(lora_state("kohya", named_pairs()[0]), tmp_path / "lora.safetensors")
-    state = checkpoints.select(checkpoints.read_state(teacher_file[0])[0], "unet", teacher_file[0])
-    from t2v_turbo.core.lora import merging
+    state = networks.select(networks.read_state(teacher_file[0])[0], "unet", teacher_file[0])
+    from t2v_turbo.core.checkpoints.lora import merging
 
     change = merging([(load_lora(tmp_path / "lora.safetensors"), 1.0)], UNET)
     kept, changed = state["out.2.weight"], state["time_embed.0.weight"]
@@ -609,4 +612,4 @@ def test_a_lora_is_no_model_in_the_loader(tmp_path, monkeypatch):
     monkeypatch.setenv("T2V_TURBO_MODELS", str(tmp_path))
     shapes_lora(tmp_path, "style.safetensors", 0)
     with pytest.raises(ValueError, match=r"style.safetensors is a LoRA of 2 layers, rank 4, not a model"):
-        model_files.load_model("style.safetensors")
+        models.load_model("style.safetensors")

@@ -12,22 +12,20 @@ from conftest import randomize
 from safetensors.torch import save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from t2v_turbo.core import attention, guidance
-from t2v_turbo.core.checkpoints import CheckpointError, read_state
-from t2v_turbo.core.config import UNetConfig
-from t2v_turbo.core.energies import ENERGIES, TopEntries, find_energy, squares
-from t2v_turbo.core.guidance import (
-    COMBINATIONS,
-    cfg_model,
-    find_combination,
-    guided_timesteps,
-    motion_model,
-)
-from t2v_turbo.core.motion import by_sample, motion_layers, motion_score, probe_attention, read_reference
-from t2v_turbo.core.motion_prior import METHODS, MotionPrior, Origin, make_prior, prior_latents
-from t2v_turbo.core.schedule import NoiseSchedule
-from t2v_turbo.core.solver import DDIMSolver, Trajectory, sample_ddim
-from t2v_turbo.core.unet import LAMBDA_UNIT, UNet3D
+from t2v_turbo.core.checkpoints.networks import CheckpointError, read_state
+from t2v_turbo.core.diffusion import guidance
+from t2v_turbo.core.diffusion.ddim import DDIMSolver, Trajectory, sample_ddim
+from t2v_turbo.core.diffusion.guidance import COMBINATIONS, cfg_model, find_combination, guided_timesteps
+from t2v_turbo.core.diffusion.schedule import NoiseSchedule
+from t2v_turbo.core.motion.energies import ENERGIES, TopEntries, find_energy, squares
+from t2v_turbo.core.motion.guidance import motion_model
+from t2v_turbo.core.motion.inversion import METHODS, prior_latents
+from t2v_turbo.core.motion.prior import MotionPrior, Origin, make_prior
+from t2v_turbo.core.motion.probe import by_sample, motion_layers, probe_attention, read_reference
+from t2v_turbo.core.motion.score import motion_score
+from t2v_turbo.core.networks import attention
+from t2v_turbo.core.networks.config import UNetConfig
+from t2v_turbo.core.networks.unet import LAMBDA_UNIT, UNet3D
 
 CONFIG = UNetConfig(
     model_channels=16,

@@ -9,19 +9,20 @@ import pytest
 import torch
 from conftest import randomize
 
-from t2v_turbo.core.checkpoints import save_unet
-from t2v_turbo.core.config import SHAPES, VIDEOCRAFTER2
-from t2v_turbo.core.model import load
-from t2v_turbo.core.unet import UNet3D
-from t2v_turbo.train import motion_compare, motion_memory
+from t2v_turbo.core.checkpoints.networks import save_unet
+from t2v_turbo.core.families import SHAPES, VIDEOCRAFTER2
+from t2v_turbo.core.networks.unet import UNet3D
+from t2v_turbo.core.pipeline import load
 from t2v_turbo.train.cli import main
-from t2v_turbo.train.kept import KeptRows
-from t2v_turbo.train.motion_compare import STILL, Plan, Student
-from t2v_turbo.train.motion_memory import Setting
-from t2v_turbo.train.motion_transfer import Guidance, judge
-from t2v_turbo.train.shapes.captions import parse_prompt
-from t2v_turbo.train.shapes.oracle import measure
-from t2v_turbo.train.shapes.world import Scene, render
+from t2v_turbo.train.experiments import motion_memory, student_comparison
+from t2v_turbo.train.experiments.motion_memory import Setting
+from t2v_turbo.train.experiments.motion_transfer import Guidance, judge
+from t2v_turbo.train.experiments.student_comparison import STILL, Plan, Student
+from t2v_turbo.train.results import KeptRows
+from t2v_turbo.train.shapes.world.captions import parse_prompt
+from t2v_turbo.train.shapes.world.oracle import measure
+from t2v_turbo.train.shapes.world.rendering import render
+from t2v_turbo.train.shapes.world.scene import Scene
 
 SCENE = Scene("circle", "red", "right", 2.5, radius=8, x=20, y=32)
 
@@ -58,10 +59,10 @@ def test_judged_clips_tell_what_moves():
 
 
 def test_still_prompts_ask_for_no_motion():
-    prompts = motion_compare.still_prompts(96)
+    prompts = student_comparison.still_prompts(96)
     assert len({text for text, _ in prompts}) == 96  # every object in every wording
     assert all(parse_prompt(text) == expected | {"speed": None} for text, expected in prompts)
-    assert motion_compare.still_prompts(5) == prompts[:5]
+    assert student_comparison.still_prompts(5) == prompts[:5]
     assert len({(expected["color"], expected["shape"]) for _, expected in prompts[:24]}) == 24
 
 
@@ -71,7 +72,7 @@ def test_still_prompts_ask_for_no_motion():
 def clips(**measures):
     """Judged clips with these measures and zeros elsewhere."""
     count = len(next(iter(measures.values())))
-    rest = {name: [0.0] * count for name in motion_compare.MEASURES if name not in measures}
+    rest = {name: [0.0] * count for name in student_comparison.MEASURES if name not in measures}
     columns = measures | rest
     return [{name: columns[name][i] for name in columns} for i in range(count)]
 
@@ -81,11 +82,11 @@ def test_differences_are_paired_by_prompt():
     hard = [i / 20 for i in range(20)]
     better = [value + 0.1 + 0.01 * (-1) ** i for i, value in enumerate(hard)]
     results = {"a": clips(total=hard), "b": clips(total=better), "c": clips(total=better[::-1])}
-    found = {one.measure: one for one in motion_compare.compare(results, 20)}["total"]
+    found = {one.measure: one for one in student_comparison.compare(results, 20)}["total"]
     assert found.means["a"].high > found.means["b"].low  # of the means the intervals overlap
     assert found.gains["b"].mean == pytest.approx(0.1) and found.gains["b"].excludes_zero
     assert found.gains["c"].mean == pytest.approx(0.1) and not found.gains["c"].excludes_zero
-    table = motion_compare.table_of(list(motion_compare.compare(results, 20)))
+    table = student_comparison.table_of(list(student_comparison.compare(results, 20)))
     row = next(row for row in table if row[0] == "total")
     assert table[0] == ["", "a", "b", "c", "b − a", "c − a"]
     assert re.fullmatch(r"\+10\.0 \(\+9\.\d to \+10\.\d\) \*", row[4]) and not row[5].endswith("*")
@@ -93,25 +94,26 @@ def test_differences_are_paired_by_prompt():
 
 def test_measures_are_of_the_prompts_that_ask_for_them():
     results = {name: clips(speed=[None, True, None, False], displacement=[1.0, 2.0, 3.0, 4.0]) for name in "ab"}
-    found = {one.measure: one for one in motion_compare.compare(results, 4)}
+    found = {one.measure: one for one in student_comparison.compare(results, 4)}
     assert found["speed"].means["a"].mean == 0.5 and found["displacement"].means["a"].mean == 2.5
     unasked = {name: clips(speed=[None, None]) for name in "ab"}
-    assert "speed" not in [one.measure for one in motion_compare.compare(unasked, 2)]
-    table = {row[0]: row for row in motion_compare.table_of(list(motion_compare.compare(results, 4)))}
+    assert "speed" not in [one.measure for one in student_comparison.compare(unasked, 2)]
+    table = {row[0]: row for row in student_comparison.table_of(list(student_comparison.compare(results, 4)))}
     assert table["displacement (pixels per frame)"][1].startswith("2.50 (")
 
 
 def test_rates_at_their_limits_are_not_certain():
     results = {name: clips(moves=[True] * 10) for name in "ab"}
-    found = {one.measure: one for one in motion_compare.compare(results, 10)}["moves"]
+    found = {one.measure: one for one in student_comparison.compare(results, 10)}["moves"]
     assert found.means["a"].high == 1 and found.means["a"].low == pytest.approx(0.72, abs=0.01)
 
 
 def test_clips_of_one_prompt_are_no_independent_samples():
     once = clips(total=[0.1, 0.5, 0.9])
-    alone, thrice = (motion_compare.by_prompt(found, "total", 3) for found in (once, once * 3))
+    alone, thrice = (student_comparison.by_prompt(found, "total", 3) for found in (once, once * 3))
     np.testing.assert_allclose(alone, thrice)
-    assert motion_compare.by_prompt(clips(total=[0.0, 0.2, 1.0, 0.4]), "total", 2).tolist() == [0.5, pytest.approx(0.3)]
+    means = student_comparison.by_prompt(clips(total=[0.0, 0.2, 1.0, 0.4]), "total", 2)
+    assert means.tolist() == [0.5, pytest.approx(0.3)]
 
 
 # --- students ----------
@@ -132,7 +134,7 @@ def student(random_shapes, mg_file):
 
 
 def test_a_student_is_sampled_with_what_it_was_trained_with(random_shapes, mg_file, student, tmp_path):
-    of = motion_compare.guidance_of
+    of = student_comparison.guidance_of
     assert of(student.model, mg_file, None, None) == Guidance(300.0, 0.7)
     assert of(student.model, mg_file, 50.0, None) == Guidance(50.0, 0.7)
     assert of(student.model, mg_file, None, 0.2) == Guidance(300.0, 0.2)
@@ -141,33 +143,33 @@ def test_a_student_is_sampled_with_what_it_was_trained_with(random_shapes, mg_fi
     assert of(plain, random_shapes / "student.safetensors", 50.0, 0.7) == Guidance(0.0)
     for told, usual in (({"motion_strength": None}, 500.0), ({}, 500.0)):
         save_unet(student.model.unet, tmp_path / "s.safetensors", distill=json.dumps(told))
-        assert motion_compare.trained_guidance(tmp_path / "s.safetensors", 500.0) == Guidance(usual, 0.5)
+        assert student_comparison.trained_guidance(tmp_path / "s.safetensors", 500.0) == Guidance(usual, 0.5)
     for hostile in ("{", "[]", '{"tau": "x"}', '{"tau": 7}', '{"motion_strength": -1}', '{"motion_strength": NaN}'):
         save_unet(student.model.unet, tmp_path / "s.safetensors", distill=hostile)
         with pytest.raises(ValueError, match=r"tells no lambda and tau to use .*give --strength and --tau"):
-            motion_compare.trained_guidance(tmp_path / "s.safetensors", 500.0)
+            student_comparison.trained_guidance(tmp_path / "s.safetensors", 500.0)
 
 
 def test_clips_depend_on_prompt_and_draw_alone(student, tmp_path, monkeypatch):
     """A comparison goes on, a longer one reuses the clips, and lambda reaches the network."""
-    calls, judge_student = [], motion_compare.judge_student
+    calls, judge_student = [], student_comparison.judge_student
 
     def counted(model, pairs, *rest):
         calls.append(len(pairs))
         return judge_student(model, pairs, *rest)
 
-    monkeypatch.setattr(motion_compare, "judge_student", counted)
-    monkeypatch.setattr(motion_compare, "BATCH", 2)
+    monkeypatch.setattr(student_comparison, "judge_student", counted)
+    monkeypatch.setattr(student_comparison, "BATCH", 2)
     kept, plan = KeptRows(tmp_path / "rows.json"), Plan(STILL, 3, 1, 2, None, 0)
-    first = motion_compare.judge_clips(student, plan, kept)
-    assert calls == [2, 1] and motion_compare.judge_clips(student, plan, kept) == first and calls == [2, 1]
-    both = motion_compare.judge_clips(student, replace(plan, draws=2), kept)
+    first = student_comparison.judge_clips(student, plan, kept)
+    assert calls == [2, 1] and student_comparison.judge_clips(student, plan, kept) == first and calls == [2, 1]
+    both = student_comparison.judge_clips(student, replace(plan, draws=2), kept)
     assert calls == [2, 1, 2, 1] and both[:3] == first != both[3:]
-    monkeypatch.setattr(motion_compare, "BATCH", 3)
-    whole = motion_compare.judge_clips(student, plan, kept)
+    monkeypatch.setattr(student_comparison, "BATCH", 3)
+    whole = student_comparison.judge_clips(student, plan, kept)
     assert [one["sharpness"] for one in whole] == pytest.approx([one["sharpness"] for one in first], abs=1e-3)
-    plain = motion_compare.judge_clips(replace(student, guidance=Guidance(0.0)), plan, kept)
-    other = motion_compare.judge_clips(student, replace(plan, seed=1), kept)
+    plain = student_comparison.judge_clips(replace(student, guidance=Guidance(0.0)), plan, kept)
+    other = student_comparison.judge_clips(student, replace(plan, seed=1), kept)
     assert calls[4:] == [3, 3, 3] and plain != whole != other
 
 
@@ -175,7 +177,7 @@ def test_the_first_student_gets_the_noise_of_the_others(student, tmp_path):
     """The same student under two names differs in nothing."""
     students = [student, replace(student, name="again", made_from={"weights": "others"})]
     plan, kept = Plan(STILL, 2, 1, 1, None, 0), KeptRows(tmp_path / "rows.json")
-    section = motion_compare.compare_students(students, plan, kept)
+    section = student_comparison.compare_students(students, plan, kept)
     gains = [row[3] for row in section.table[1:]]
     assert len(gains) > 5 and set(gains) <= {"+0.0 (+0.0 to +0.0)", "+0.00 (+0.00 to +0.00)"}
     assert section.svg.startswith("<svg")

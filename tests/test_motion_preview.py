@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from t2v_turbo.core.config import SHAPES
-from t2v_turbo.core.energies import TopEntries
-from t2v_turbo.core.motion_preview import GAP, HEADER, LABEL, TILE, attention_matrix, frame_colours, preview
-from t2v_turbo.core.motion_prior import MotionPrior, Origin
+from t2v_turbo.core.families import SHAPES
+from t2v_turbo.core.motion.energies import TopEntries
+from t2v_turbo.core.motion.preview import GAP, HEADER, LABEL, TILE, attention_matrix, frame_colours, preview
+from t2v_turbo.core.motion.prior import MotionPrior, Origin
 
 FRAMES, HEIGHT, WIDTH = 4, 4, 8
 FINE, COARSE = "up.1.blocks.0.temporal.blocks.0.attn1", "up.0.blocks.0.temporal.blocks.0.attn1"

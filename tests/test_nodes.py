@@ -9,17 +9,19 @@ import torch
 from conftest import ROOT, randomize
 
 import t2v_turbo
-from t2v_turbo.core import checkpoints
-from t2v_turbo.core import model as core_model
-from t2v_turbo.core.config import SHAPES
-from t2v_turbo.core.consistency import sample_consistency, student_model
-from t2v_turbo.core.layers import fold_frames, unfold_frames
-from t2v_turbo.core.schedule import NoiseSchedule, sampling_timesteps
-from t2v_turbo.core.unet import UNet3D
+from t2v_turbo.core import pipeline
+from t2v_turbo.core.checkpoints import networks
+from t2v_turbo.core.diffusion.consistency import sample_consistency, student_model
+from t2v_turbo.core.diffusion.schedule import NoiseSchedule, sampling_timesteps
+from t2v_turbo.core.families import SHAPES
+from t2v_turbo.core.networks.layers import fold_frames, unfold_frames
+from t2v_turbo.core.networks.unet import UNet3D
 from t2v_turbo.core.video import read_metadata, read_video
-from t2v_turbo.nodes import headless, model_files
-from t2v_turbo.nodes.adapters import SETTINGS, crop_to_multiple, native_parts
-from t2v_turbo.nodes.comfy_host import Folders, host, using_folders
+from t2v_turbo.nodes import graph as headless
+from t2v_turbo.nodes.host import host
+from t2v_turbo.nodes.host.plain import Folders, using_folders
+from t2v_turbo.nodes.runtime import models
+from t2v_turbo.nodes.runtime.wrappers import SETTINGS, crop_to_multiple, native_parts
 
 PROMPT = "a red circle moves right"
 STUDENT, TEACHER = "shapes (embedded)", "shapes teacher (embedded)"
@@ -29,8 +31,8 @@ MOTION_STUDENT = "shapes with motion guidance (embedded)"
 @pytest.fixture(autouse=True)
 def embedded(random_shapes, monkeypatch, tmp_path):
     """The embedded family is of random weights, the models folder empty, and nodes run as in ComfyUI."""
-    monkeypatch.setattr(core_model, "family_folder", lambda name: random_shapes)
-    monkeypatch.setattr(model_files, "family_folder", lambda name: random_shapes)
+    monkeypatch.setattr(pipeline, "family_folder", lambda name: random_shapes)
+    monkeypatch.setattr(models, "family_folder", lambda name: random_shapes)
     monkeypatch.setenv("T2V_TURBO_MODELS", str(tmp_path))
     with torch.inference_mode():
         yield
@@ -72,7 +74,7 @@ def test_the_chain_gives_frames_between_0_and_1():
 
 def test_the_node_gives_what_the_core_gives(random_shapes):
     model, clip, _ = load()
-    core = core_model.load("shapes", folder=random_shapes)
+    core = pipeline.load("shapes", folder=random_shapes)
     generator = torch.Generator().manual_seed(3)
     expected = core.sample([PROMPT], core.noise(1, generator), 3, 6.0, generator, fps_condition=12)
     samples = sample(model, clip, steps=3, guidance=6.0, fps=12)["samples"]
@@ -97,7 +99,7 @@ def test_fps_0_is_the_models_own():
 
 
 def test_the_scale_is_the_loaded_vaes(random_shapes):
-    core = core_model.load("shapes", folder=random_shapes)
+    core = pipeline.load("shapes", folder=random_shapes)
     usual = sample(*native_parts(core, "fp32")[:2])["samples"]
     core.vae.config = replace(core.vae.config, scale_factor=2 * SHAPES.vae.scale_factor)
     model, clip, vae = native_parts(core, "fp32")
@@ -222,7 +224,7 @@ def test_weights_can_take_part_in_a_gradient_though_loaded_in_inference_mode(pre
 def test_conditioning_is_the_context_of_the_core(random_shapes):
     _, clip, _ = load()
     ((context, extras),) = encode(clip)
-    expected = core_model.load("shapes", folder=random_shapes).text.encode([PROMPT])
+    expected = pipeline.load("shapes", folder=random_shapes).text.encode([PROMPT])
     assert torch.equal(context, expected) and extras == {"pooled_output": None}
 
 
@@ -231,7 +233,7 @@ def test_encode_is_the_inverse_in_shape_and_unscaled(random_shapes):
     pixels = torch.rand(3, 70, 67, 3, generator=torch.Generator().manual_seed(0))
     latents = vae.encode(pixels)
     cropped = pixels[:, 3:67, 1:65].movedim(-1, 1)[None]
-    core = core_model.load("shapes", folder=random_shapes).vae
+    core = pipeline.load("shapes", folder=random_shapes).vae
     torch.testing.assert_close(latents, fold_frames(core.encode(cropped)) / SHAPES.vae.scale_factor)
     decoded = core.decode(unfold_frames(latents, 3) * SHAPES.vae.scale_factor)[0].movedim(1, -1)
     torch.testing.assert_close(vae.decode(latents), decoded)
@@ -295,7 +297,7 @@ def test_a_students_file_appears_and_loads_with_the_embedded_parts(tmp_path):
     loader = t2v_turbo.NODE_CLASS_MAPPINGS["T2VTurboLoader"]
     with torch.inference_mode(False):
         student = randomize(UNet3D(SHAPES.unet.as_student(motion=True)), 9)
-        checkpoints.save_unet(student, tmp_path / "mine" / "run.safetensors")
+        networks.save_unet(student, tmp_path / "mine" / "run.safetensors")
     (tmp_path / "mine" / "notes.txt").touch()
     assert loader.INPUT_TYPES()["required"]["model"][0][3:] == ["mine/run.safetensors"]
     model, clip, vae = load("mine/run.safetensors")

@@ -9,24 +9,25 @@ from conftest import ROOT, randomize
 from safetensors.torch import save_file
 from test_nodes import PROMPT, STUDENT, TEACHER, comfy_call, empty, encode, load, run
 
-from t2v_turbo.core import model as core_model
-from t2v_turbo.core.checkpoints import CheckpointError, load_unet
-from t2v_turbo.core.config import SHAPES
-from t2v_turbo.core.consistency import student_model
-from t2v_turbo.core.energies import ENERGIES
-from t2v_turbo.core.guidance import cfg_model, guided_timesteps, motion_model
-from t2v_turbo.core.layers import fold_frames, unfold_frames
-from t2v_turbo.core.motion import by_sample, probe_attention
-from t2v_turbo.core.motion_preview import preview
-from t2v_turbo.core.motion_prior import MotionPrior, Origin, make_prior
-from t2v_turbo.core.schedule import NoiseSchedule, draw_noise, solver_grid
-from t2v_turbo.core.solver import DDIMSolver, sample_ddim
-from t2v_turbo.core.unet import UNet3D
+from t2v_turbo.core import pipeline
+from t2v_turbo.core.checkpoints.networks import CheckpointError, load_unet
+from t2v_turbo.core.diffusion.consistency import student_model
+from t2v_turbo.core.diffusion.ddim import DDIMSolver, sample_ddim
+from t2v_turbo.core.diffusion.guidance import cfg_model, guided_timesteps
+from t2v_turbo.core.diffusion.schedule import NoiseSchedule, draw_noise, solver_grid
+from t2v_turbo.core.families import SHAPES
+from t2v_turbo.core.motion.energies import ENERGIES
+from t2v_turbo.core.motion.guidance import motion_model
+from t2v_turbo.core.motion.preview import preview
+from t2v_turbo.core.motion.prior import MotionPrior, Origin, make_prior
+from t2v_turbo.core.motion.probe import by_sample, probe_attention
+from t2v_turbo.core.networks.layers import fold_frames, unfold_frames
+from t2v_turbo.core.networks.unet import UNet3D
 from t2v_turbo.core.video import write_video
-from t2v_turbo.nodes import headless
-from t2v_turbo.nodes.adapters import SETTINGS, native_parts
-from t2v_turbo.nodes.clip_motion import fit_frames, next_sigma, timestep_of
-from t2v_turbo.nodes.comfy_host import Folders, using_folders
+from t2v_turbo.nodes import graph as headless
+from t2v_turbo.nodes.host.plain import Folders, using_folders
+from t2v_turbo.nodes.runtime.motion import fit_frames, next_sigma, timestep_of
+from t2v_turbo.nodes.runtime.wrappers import SETTINGS, native_parts
 
 embedded = test_nodes.embedded
 
@@ -244,7 +245,7 @@ def test_levels_between_those_of_the_schedule_belong_to_the_next_step():
 @pytest.fixture
 def motion_student(random_shapes, tmp_path):
     """A student with an input for lambda, as MODEL, CLIP and VAE."""
-    core = core_model.load("shapes", folder=random_shapes)
+    core = pipeline.load("shapes", folder=random_shapes)
     core.unet = randomize(UNet3D(SHAPES.unet.as_student(motion=True)), 7)
     with torch.inference_mode(False):
         return native_parts(core, "fp32")

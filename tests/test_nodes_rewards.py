@@ -10,15 +10,16 @@ from conftest import ROOT, randomize
 from test_nodes import PROMPT, TEACHER, encode, load, run
 
 import t2v_turbo
-from t2v_turbo.core.checkpoints import CheckpointError, load_text, save_network
-from t2v_turbo.core.config import SHAPES
-from t2v_turbo.core.rewards import PAPER_WEIGHTS, load_reward, loading, save_reward
+from t2v_turbo.core.checkpoints.networks import CheckpointError, load_text, save_network
+from t2v_turbo.core.families import SHAPES
+from t2v_turbo.core.rewards import PAPER_WEIGHTS, checkpoints, load_reward, save_reward
 from t2v_turbo.core.video import read_video, to_uint8, write_video
-from t2v_turbo.nodes import headless
-from t2v_turbo.nodes.clip_rewards import CHUNK, score_clips
-from t2v_turbo.nodes.reward_plot import HEIGHT, LINE, WIDTH, plot_scores
-from t2v_turbo.nodes.rewards import EMBEDDED, LONG_PROMPTS, PUBLISHED_MIXTURE, WEIGHTS
-from t2v_turbo.train.shapes import rewards as recipes
+from t2v_turbo.nodes import graph as headless
+from t2v_turbo.nodes.inputs import EMBEDDED_REWARDS, LONG_PROMPTS, PUBLISHED_MIXTURE
+from t2v_turbo.nodes.rewards import WEIGHTS
+from t2v_turbo.nodes.runtime.plot import HEIGHT, LINE, WIDTH, plot_scores
+from t2v_turbo.nodes.runtime.rewards import CHUNK, score_clips
+from t2v_turbo.train.shapes.training import rewards as recipes
 
 embedded = test_nodes.embedded
 
@@ -46,7 +47,7 @@ def weights(random_shapes, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def packaged(weights, monkeypatch):
-    monkeypatch.setattr(loading, "PACKAGED_WEIGHTS", weights.parent)
+    monkeypatch.setattr(checkpoints, "PACKAGED_WEIGHTS", weights.parent)
 
 
 def clip(frames=8, height=64, width=64, seed=0):
@@ -81,13 +82,13 @@ def offered():
 
 
 def test_the_inputs_say_what_the_core_says():
-    assert WEIGHTS == PAPER_WEIGHTS and tuple(LONG_PROMPTS) == loading.LONG_CAPTIONS
-    assert set(EMBEDDED.values()) == {None, *PAPER_WEIGHTS}
+    assert WEIGHTS == PAPER_WEIGHTS and tuple(LONG_PROMPTS) == checkpoints.LONG_CAPTIONS
+    assert set(EMBEDDED_REWARDS.values()) == {None, *PAPER_WEIGHTS}
 
 
 @pytest.mark.parametrize(("choice", "names"), [(MIXTURE, list(WEIGHTS)), ("shapes clip (embedded)", ["clip"])])
 def test_the_embedded_rewards_load_with_nothing_downloaded(choice, names):
-    assert offered() == list(EMBEDDED)
+    assert offered() == list(EMBEDDED_REWARDS)
     loaded = rewards(choice)
     assert list(loaded) == names
     assert [reward.weight for reward in loaded.values()] == (list(WEIGHTS.values()) if len(names) > 1 else [1.0])
@@ -121,7 +122,7 @@ def put_files(models, weights):
 def test_files_of_the_models_folder_appear_and_load(tmp_path, weights):
     put_files(tmp_path, weights)
     files = ["rewards/clip/open_clip_model.safetensors", "rewards/hps/mine.safetensors"]
-    assert offered() == [*EMBEDDED, PUBLISHED_MIXTURE, *files]
+    assert offered() == [*EMBEDDED_REWARDS, PUBLISHED_MIXTURE, *files]
     assert score(clip(), choice=files[1])[0] == pytest.approx(core_score(weights, "hps", clip()))
     assert list(rewards(files[0])) == ["clip"]
     mixture = rewards(PUBLISHED_MIXTURE, hps_weight=0.0, internvideo2_weight=0.0)
@@ -162,7 +163,7 @@ def test_missing_wrong_and_misplaced_files_are_named(tmp_path, weights):
 
 
 def test_missing_embedded_weights_are_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(loading, "PACKAGED_WEIGHTS", tmp_path)
+    monkeypatch.setattr(checkpoints, "PACKAGED_WEIGHTS", tmp_path)
     with pytest.raises(CheckpointError, match=r"reward_hps\.safetensors"):
         rewards()
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from t2v_turbo.core import video
-from t2v_turbo.nodes import headless
-from t2v_turbo.train import generate
+from t2v_turbo.nodes import graph as headless
 from t2v_turbo.train.cli import main
-from t2v_turbo.train.kept import KeptRows
+from t2v_turbo.train.commands import generate
+from t2v_turbo.train.results import KeptRows
 
 PROMPT = "a red circle moves right"
 
@@ -144,14 +144,14 @@ def test_a_graph_loads_a_stream_without_a_length(tmp_path, name, codec):
 
 
 def load(name, folder):
-    from t2v_turbo.nodes.comfy_host import Folders, using_folders
+    from t2v_turbo.nodes.host.plain import Folders, using_folders
 
     with using_folders(Folders(folder, folder)):
         return headless.load_video(name)
 
 
 def test_a_graph_saves_its_own_tags(tmp_path):
-    from t2v_turbo.nodes.comfy_host import Folders, using_folders
+    from t2v_turbo.nodes.host.plain import Folders, using_folders
 
     clip = torch.rand(4, 17, 30, 3, generator=torch.Generator().manual_seed(0))
     with using_folders(Folders(tmp_path, tmp_path)):

@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from t2v_turbo.core.model import PACKAGED_WEIGHTS, load
+from t2v_turbo.core.checkpoints.locations import PACKAGED_WEIGHTS
+from t2v_turbo.core.pipeline import load
 from t2v_turbo.core.rewards import PAPER_WEIGHTS, load_reward
-from t2v_turbo.train.shapes.captions import evaluation_prompts
-from t2v_turbo.train.shapes.evaluate import sample_clips
-from t2v_turbo.train.shapes.matching import draw_clip
-from t2v_turbo.train.shapes.oracle import score, summarize
+from t2v_turbo.train.shapes.evaluation import sample_clips
 from t2v_turbo.train.shapes.reward_accuracy import attribute_accuracy, clip_features, frames_of, moves
+from t2v_turbo.train.shapes.training.contrastive import draw_clip
+from t2v_turbo.train.shapes.world.captions import evaluation_prompts
+from t2v_turbo.train.shapes.world.oracle import score, summarize
 
 FOLDER = PACKAGED_WEIGHTS / "shapes"
 

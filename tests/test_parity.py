@@ -13,25 +13,24 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from t2v_turbo.core import consistency, guidance, layers
-from t2v_turbo.core.config import (
-    VIDEOCRAFTER2,
-    TextConfig,
-    VAEConfig,
-    unet_config_from_published,
-)
-from t2v_turbo.core.distillation import Batch, ConsistencyDistillation
-from t2v_turbo.core.energies import ENERGIES, MeanSquares, TopEntries
-from t2v_turbo.core.keymaps import text_key_map, unet_key_map, vae_key_map
-from t2v_turbo.core.motion import by_sample, motion_layers, motion_score, probe_attention, read_reference
-from t2v_turbo.core.rewards import REWARDS, build_reward, images
-from t2v_turbo.core.rewards.config import BERTConfig, CLIPConfig, InternVideo2Config, VideoTowerConfig, ViTConfig
-from t2v_turbo.core.rewards.video_tower import interpolate_frames
-from t2v_turbo.core.schedule import NoiseSchedule, sampling_timesteps
-from t2v_turbo.core.solver import DDIMSolver
-from t2v_turbo.core.text import TextEncoder
-from t2v_turbo.core.unet import LAMBDA_UNIT, UNet3D
-from t2v_turbo.core.vae import VideoVAE
+from t2v_turbo.core.checkpoints.key_maps import text_key_map, unet_key_map, vae_key_map
+from t2v_turbo.core.diffusion import consistency, guidance
+from t2v_turbo.core.diffusion.ddim import DDIMSolver
+from t2v_turbo.core.diffusion.distillation import Batch, ConsistencyDistillation
+from t2v_turbo.core.diffusion.schedule import NoiseSchedule, sampling_timesteps
+from t2v_turbo.core.families import VIDEOCRAFTER2
+from t2v_turbo.core.motion.energies import ENERGIES, MeanSquares, TopEntries
+from t2v_turbo.core.motion.probe import by_sample, motion_layers, probe_attention, read_reference
+from t2v_turbo.core.motion.score import motion_score
+from t2v_turbo.core.networks import layers
+from t2v_turbo.core.networks.config import TextConfig, VAEConfig, unet_config_from_published
+from t2v_turbo.core.networks.text import TextEncoder
+from t2v_turbo.core.networks.unet import LAMBDA_UNIT, UNet3D
+from t2v_turbo.core.networks.vae import VideoVAE
+from t2v_turbo.core.rewards import REWARDS, build_reward
+from t2v_turbo.core.rewards.models import preprocessing
+from t2v_turbo.core.rewards.models.config import BERTConfig, CLIPConfig, InternVideo2Config, VideoTowerConfig, ViTConfig
+from t2v_turbo.core.rewards.models.video_tower import interpolate_frames
 
 GOLDEN = Path(os.environ.get("GOLDEN_DIR", Path(__file__).parent / "golden"))
 FORWARD, GRADIENT, MOTION_SCORE = 1e-4, 5e-3, 1e-3
@@ -606,7 +605,8 @@ def published_frame(pixels, shape):
 def test_reward_preprocessing(name, model, square):
     meta, data = load_item("rewards_preprocess")
     shape, stride = meta["full_outputs"][f"{name}/{model}"]["full_shape"], meta["subsample_stride"]
-    pixels = images.normalise(images.SQUARES[square](preprocess_image(name), 224), images.CLIP_PIXELS)
+    cropped = preprocessing.SQUARES[square](preprocess_image(name), 224)
+    pixels = preprocessing.normalise(cropped, preprocessing.CLIP_PIXELS)
     assert REWARDS[model].config.square == square
     assert pixels.shape[-2:] == (224, 224)
     pixels = published_frame(pixels, shape)
@@ -619,7 +619,7 @@ def test_reward_preprocessing(name, model, square):
 def test_reward_preprocessing_gradient(model, square):
     _, data = load_item("rewards_preprocess")
     image = preprocess_image("small").requires_grad_()
-    pixels = images.normalise(images.SQUARES[square](image, 224), images.CLIP_PIXELS)
+    pixels = preprocessing.normalise(preprocessing.SQUARES[square](image, 224), preprocessing.CLIP_PIXELS)
     (gradient,) = torch.autograd.grad((pixels * data["small/grad_weight"]).sum(), image)
     expected = data[f"small/{model}_grad"]
     stride = image.shape[-1] // expected.shape[-1]

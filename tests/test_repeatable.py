@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from repeatable_commands import family
 
-from t2v_turbo.train.shapes.world import write_dataset
+from t2v_turbo.train.shapes.world.dataset import write_dataset
 
 SCRIPT = Path(__file__).with_name("repeatable_commands.py")
 COMMANDS = [

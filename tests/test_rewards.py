@@ -17,22 +17,23 @@ import torch
 from conftest import randomize
 from safetensors.torch import save_file
 
-from t2v_turbo.core.checkpoints import CheckpointError, read_state
-from t2v_turbo.core.config import TextConfig, VAEConfig
+from t2v_turbo.core.checkpoints.networks import CheckpointError, read_state
+from t2v_turbo.core.networks.config import TextConfig, VAEConfig
+from t2v_turbo.core.networks.vae import VideoVAE
 from t2v_turbo.core.rewards import (
     PAPER_WEIGHTS,
     REWARDS,
     RewardMixture,
     build_reward,
-    images,
+    checkpoints,
     load_mixture,
     load_reward,
-    loading,
     reward_path,
     save_reward,
 )
-from t2v_turbo.core.rewards.captions import split_caption
-from t2v_turbo.core.rewards.config import (
+from t2v_turbo.core.rewards.long_captions import split_caption
+from t2v_turbo.core.rewards.models import preprocessing
+from t2v_turbo.core.rewards.models.config import (
     BERTConfig,
     CLIPConfig,
     ImageRewardConfig,
@@ -40,7 +41,6 @@ from t2v_turbo.core.rewards.config import (
     VideoTowerConfig,
     ViTConfig,
 )
-from t2v_turbo.core.vae import VideoVAE
 
 WORDS = ["a", "red", "blue", "circle", "square", "moves", "left", "right", ".", ","]
 LETTERS = "bcdefghijklmnopqrstuvwxyz"
@@ -242,9 +242,9 @@ def test_any_size_of_frames(reward):
 
 def test_crop_takes_the_middle():
     wide = torch.rand(1, 3, 28, 48)
-    assert torch.equal(images.crop(wide, 28), wide[..., 10:38])
-    assert torch.equal(images.crop(wide.mT, 28), wide.mT[..., 10:38, :])
-    assert torch.equal(images.crop(wide, 28, 0, 3), wide[..., 3:31])
+    assert torch.equal(preprocessing.crop(wide, 28), wide[..., 10:38])
+    assert torch.equal(preprocessing.crop(wide.mT, 28), wide.mT[..., 10:38, :])
+    assert torch.equal(preprocessing.crop(wide, 28, 0, 3), wide[..., 3:31])
 
 
 def test_video_frames(folder):
@@ -341,10 +341,10 @@ def test_own_file(reward, folder, tmp_path, request):
 
 def test_own_file_with_merges(tmp_path):
     """The embedded family's vocabulary lies beside the weights."""
-    from t2v_turbo.core import model
-    from t2v_turbo.core.config import SHAPES
+    from t2v_turbo.core.checkpoints.locations import PACKAGED_WEIGHTS
+    from t2v_turbo.core.families import SHAPES
 
-    shutil.copy(model.PACKAGED_WEIGHTS / "shapes" / SHAPES.text.merges, tmp_path)
+    shutil.copy(PACKAGED_WEIGHTS / "shapes" / SHAPES.text.merges, tmp_path)
     reward = randomized(build_reward("clip", CLIPConfig(VIT, SHAPES.text), tmp_path))
     save_reward(reward, "clip", tmp_path / "clip.safetensors")
     again = load_reward("clip", tmp_path / "clip.safetensors", dtype=torch.float32)
@@ -683,7 +683,7 @@ def test_wrong_mixtures(folder, weights, options, message):
 
 
 def test_load_mixture(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(loading, "PACKAGED_WEIGHTS", tmp_path)
+    monkeypatch.setattr(checkpoints, "PACKAGED_WEIGHTS", tmp_path)
     weights = {"hps": 0.3, "internvideo2": 0.7}
     for name in weights:
         save_reward(small(name, folder), name, reward_path(name, "shapes"))

@@ -12,12 +12,12 @@ import pytest
 import torch
 from test_rewards import LONG, SMALL, VOCABULARY, randomized
 
-from t2v_turbo.core.model import PACKAGED_WEIGHTS
+from t2v_turbo.core.checkpoints.locations import PACKAGED_WEIGHTS
 from t2v_turbo.core.rewards import PAPER_WEIGHTS, build_reward, load_mixture, load_reward, reward_path, save_reward
 from t2v_turbo.core.video import from_uint8, iterate_video, read_metadata, read_video, write_video
-from t2v_turbo.train import score
-from t2v_turbo.train.best_of import Contest, read_weights
 from t2v_turbo.train.cli import main
+from t2v_turbo.train.commands import score
+from t2v_turbo.train.scoring.best_of import Contest, read_weights
 
 PROMPT, OTHER = "a red circle moves right", "a blue square"
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from t2v_turbo.core.model import load
+from t2v_turbo.core.pipeline import load
 from t2v_turbo.core.video import read_video
 from t2v_turbo.train.cli import main
-from t2v_turbo.train.shapes.evaluate import Setting, evaluate_table, markdown_table, sample_clips
+from t2v_turbo.train.shapes.evaluation import Setting, evaluate_table, markdown_table, sample_clips
 from t2v_turbo.train.shapes.gallery import gallery
 
 

@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from t2v_turbo.train.shapes import oracle, world
+from t2v_turbo.train.shapes.world import oracle
+from t2v_turbo.train.shapes.world.rendering import render
+from t2v_turbo.train.shapes.world.scene import Scene
 
-SCENE = world.Scene("circle", "red", "right", 2.5, radius=9, x=20, y=32)
+SCENE = Scene("circle", "red", "right", 2.5, radius=9, x=20, y=32)
 EMPTY = oracle.Measurement()
 
 
 def bare(scene=SCENE):
     """The scene's background alone."""
-    return world.render(replace(scene, radius=1e-3, x=-9, y=-9, speed=0))
+    return render(replace(scene, radius=1e-3, x=-9, y=-9, speed=0))
 
 
 @pytest.mark.parametrize("settings, floor", [
@@ -45,27 +47,27 @@ def test_a_clean_clip_has_full_quality():
 def test_speed_is_measured_in_world_pixels(direction, speed):
     scene = replace(SCENE, x=32, y=32, radius=8, direction=direction, speed=speed)
     for size in (32, 64, 96):
-        seen = oracle.measure(world.render(scene, frames=4, size=size))
+        seen = oracle.measure(render(scene, frames=4, size=size))
         assert seen.direction == direction and abs(seen.speed - speed) < 0.1, (size, seen)
 
 
 def test_each_quality_answers_its_own_damage():
-    clean = oracle.measure(world.render(SCENE))
-    blurred = [oracle.measure(world.render(replace(SCENE, blur=sigma))) for sigma in (0.5, 1.0, 2.0)]
+    clean = oracle.measure(render(SCENE))
+    blurred = [oracle.measure(render(replace(SCENE, blur=sigma))) for sigma in (0.5, 1.0, 2.0)]
     assert clean.sharpness > 0.98 and clean.sharpness > blurred[0].sharpness > blurred[1].sharpness
     assert blurred[1].sharpness > blurred[2].sharpness and blurred[1].steadiness > 0.98
-    flicker = oracle.measure(world.render(replace(SCENE, flicker=0.1)))
+    flicker = oracle.measure(render(replace(SCENE, flicker=0.1)))
     assert flicker.steadiness < 0.6 and flicker.sharpness > 0.9
     order = [0, 2, 1, 3, 5, 4, 6, 7]
-    jumpy = oracle.measure(world.render(SCENE)[order])
+    jumpy = oracle.measure(render(SCENE)[order])
     assert jumpy.smoothness < 0.5 and jumpy.steadiness > 0.98 and jumpy.direction == "right"
 
 
 def test_size_colour_or_presence_that_changes_costs_smoothness():
-    clip, ground = world.render(SCENE), bare()
-    breathing = np.concatenate([world.render(replace(SCENE, x=20 + 2.5 * i, radius=9 + 3 * (i % 2)), frames=1)
+    clip, ground = render(SCENE), bare()
+    breathing = np.concatenate([render(replace(SCENE, x=20 + 2.5 * i, radius=9 + 3 * (i % 2)), frames=1)
                                 for i in range(8)])
-    repainted = np.concatenate([clip[:5], world.render(replace(SCENE, color="green"))[5:]])
+    repainted = np.concatenate([clip[:5], render(replace(SCENE, color="green"))[5:]])
     gone = np.concatenate([clip[:5], ground[5:]])
     for damaged in (breathing, repainted, gone):
         seen = oracle.measure(damaged)
@@ -74,38 +76,38 @@ def test_size_colour_or_presence_that_changes_costs_smoothness():
 
 def test_a_second_object_is_not_mistaken_for_the_first():
     other = replace(SCENE, color="blue", direction="left", x=50, y=54, radius=6)
-    both = world.render(other)
-    ring = (world.render(SCENE) != bare()).any(-1)
-    both[ring] = world.render(SCENE)[ring]
+    both = render(other)
+    ring = (render(SCENE) != bare()).any(-1)
+    both[ring] = render(SCENE)[ring]
     seen = oracle.measure(both)
     assert (seen.color, seen.shape, seen.direction) == ("red", "circle", "right")
     assert abs(seen.speed - 2.5) < 0.1 and seen.presence < 0.8
-    twin = world.render(replace(other, color="red"))
-    twin[ring] = world.render(SCENE)[ring]
+    twin = render(replace(other, color="red"))
+    twin[ring] = render(SCENE)[ring]
     seen = oracle.measure(twin)
     assert seen.direction == "right" and abs(seen.speed - 2.5) < 0.1 and seen.presence < 0.8
 
 
 def test_a_stretched_shape_has_no_name():
-    tall = world.render(replace(SCENE, x=32, y=16, radius=7, speed=0), frames=2, size=64)
+    tall = render(replace(SCENE, x=32, y=16, radius=7, speed=0), frames=2, size=64)
     tall = np.repeat(tall[:, :32], 2, axis=1)  # an ellipse, twice as high as wide
     assert oracle.measure(tall).shape is None and oracle.measure(tall).color == "red"
 
 
 def test_a_motion_between_two_directions_has_no_name():
     steps = [replace(SCENE, x=18 + 3 * i, y=18 + 3 * i) for i in range(8)]
-    seen = oracle.measure(np.concatenate([world.render(step, frames=1) for step in steps]))
+    seen = oracle.measure(np.concatenate([render(step, frames=1) for step in steps]))
     assert seen.direction is None and abs(seen.speed - 3 * 2**0.5) < 0.1 and seen.speed_name is None
 
 
 def test_a_track_that_jumps_about_has_no_direction():
     order = np.random.default_rng(1).permutation(8)
-    seen = oracle.measure(world.render(replace(SCENE, speed=4.0))[order])
+    seen = oracle.measure(render(replace(SCENE, speed=4.0))[order])
     assert seen.direction is None and seen.speed is None and seen.smoothness < 0.1
 
 
 def test_still_is_a_direction():
-    seen = oracle.measure(world.render(replace(SCENE, direction="still", speed=0)))
+    seen = oracle.measure(render(replace(SCENE, direction="still", speed=0)))
     assert (seen.direction, seen.speed_name) == ("still", None) and seen.speed < 0.05
 
 
@@ -162,7 +164,7 @@ def test_equal_components_are_not_merged(rows):
 
 
 def test_numpy_torch_bytes_and_floats_agree():
-    clip = world.render(SCENE)
+    clip = render(SCENE)
     expected = oracle.measure(clip)
     floats = torch.from_numpy(clip).float() / 255
     assert oracle.measure(torch.from_numpy(clip)) == expected
@@ -173,19 +175,19 @@ def test_numpy_torch_bytes_and_floats_agree():
 
 
 def test_one_frame_has_colour_and_shape_but_no_direction():
-    seen = oracle.measure(world.render(SCENE, frames=1))
+    seen = oracle.measure(render(SCENE, frames=1))
     assert (seen.color, seen.shape, seen.direction, seen.speed) == ("red", "circle", None, None)
 
 
 def test_frames_need_not_be_square():
-    wide = np.pad(world.render(SCENE), ((0, 0), (0, 0), (0, 48), (0, 0)), mode="edge")
+    wide = np.pad(render(SCENE), ((0, 0), (0, 0), (0, 48), (0, 0)), mode="edge")
     seen = oracle.measure(wide)
     assert (seen.color, seen.shape, seen.direction) == ("red", "circle", "right")
     assert abs(seen.speed - 2.5) < 0.05
 
 
 def test_scores_count_only_what_was_asked():
-    clip = world.render(SCENE)
+    clip = render(SCENE)
     full = oracle.score(clip, SCENE.expected())
     assert full.color and full.shape and full.direction and full.semantic == 1
     assert full.quality == pytest.approx((full.smoothness + full.steadiness + full.sharpness) / 3)
@@ -221,6 +223,6 @@ def test_unusable_clips_are_named(clip, message):
 ])
 def test_unusable_wishes_are_named(expected, message):
     with pytest.raises(ValueError, match=message):
-        oracle.score(world.render(SCENE), expected)
+        oracle.score(render(SCENE), expected)
     with pytest.raises(ValueError, match="empty"):
         oracle.summarize([])

@@ -8,19 +8,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from t2v_turbo.core import checkpoints
-from t2v_turbo.core.config import SHAPES
+from t2v_turbo.core.checkpoints import networks
+from t2v_turbo.core.families import SHAPES
 from t2v_turbo.core.rewards import Reward, RewardInfo, load_reward, save_reward
-from t2v_turbo.core.rewards.wordpiece import WordPiece
+from t2v_turbo.core.rewards.models.wordpiece import WordPiece
 from t2v_turbo.core.video import from_uint8, to_uint8
 from t2v_turbo.train.cli import main
-from t2v_turbo.train.shapes import captions, damage, hints, matching, recipes, rewards
-from t2v_turbo.train.shapes.captions import all_words, parse_prompt
-from t2v_turbo.train.shapes.evaluate import WORDS
-from t2v_turbo.train.shapes.oracle import measure
+from t2v_turbo.train.shapes.evaluation import WORDS
 from t2v_turbo.train.shapes.reward_accuracy import attribute_accuracy, evaluate_reward
-from t2v_turbo.train.shapes.world import render_clip
-from t2v_turbo.train.trainer import read_stats
+from t2v_turbo.train.shapes.training import contrastive, corruptions, patch_labels, recipes, rewards
+from t2v_turbo.train.shapes.world import captions
+from t2v_turbo.train.shapes.world.captions import all_words, parse_prompt
+from t2v_turbo.train.shapes.world.dataset import render_clip
+from t2v_turbo.train.shapes.world.oracle import measure
+from t2v_turbo.train.training.trainer import read_stats
 
 NAMES = ("clip", "hps", "internvideo2")
 
@@ -31,7 +32,7 @@ def seeded(seed=0):
 
 @pytest.fixture(scope="module")
 def vae(random_shapes):
-    return checkpoints.load_vae(random_shapes / "vae.safetensors", SHAPES.vae)
+    return networks.load_vae(random_shapes / "vae.safetensors", SHAPES.vae)
 
 
 # --- clips and captions ----------
@@ -39,31 +40,31 @@ def vae(random_shapes):
 
 def test_draw_clip():
     """A pure function of seed and index that shares no clips with `render_clip`."""
-    one, same, other = matching.draw_clip(3, 5), matching.draw_clip(3, 5), matching.draw_clip(4, 5)
+    one, same, other = contrastive.draw_clip(3, 5), contrastive.draw_clip(3, 5), contrastive.draw_clip(4, 5)
     assert (one.frames == same.frames).all() and one.dense_caption == same.dense_caption
     assert one.scene not in (other.scene, render_clip(3, 5, "dense").scene)
-    recoloured = matching.draw_clip(3, 5, color="cyan")
+    recoloured = contrastive.draw_clip(3, 5, color="cyan")
     assert recoloured.scene == replace(one.scene, color="cyan")
     assert measure(recoloured.frames).color == "cyan" and "cyan" in recoloured.dense_caption
-    drawn = [matching.draw_clip(3, i) for i in range(30)]
+    drawn = [contrastive.draw_clip(3, i) for i in range(30)]
     assert any(clip.scene.noise for clip in drawn)
-    assert not any(matching.draw_clip(3, i, clean=True).scene.noise for i in range(30))
+    assert not any(contrastive.draw_clip(3, i, clean=True).scene.noise for i in range(30))
 
 
 def test_batches_of_one_color():
-    colors = {clip.scene.color for clip in matching.draw_batch(12, 1000, 0, True, np.random.default_rng(0))}
+    colors = {clip.scene.color for clip in contrastive.draw_batch(12, 1000, 0, True, np.random.default_rng(0))}
     assert len(colors) == 1
-    assert len({clip.scene.color for clip in matching.draw_batch(12, 1000, 0, False, np.random.default_rng(0))}) > 1
+    assert len({clip.scene.color for clip in contrastive.draw_batch(12, 1000, 0, False, np.random.default_rng(0))}) > 1
 
 
 @pytest.mark.parametrize("motion", [False, True])
 def test_alternatives(motion):
     """The right caption tells the scene; all others differ in what they tell, wherever the words tell it."""
-    scenes = [clip.scene for clip in matching.draw_batch(8, 1000, 0, motion, np.random.default_rng(1))]
+    scenes = [clip.scene for clip in contrastive.draw_batch(8, 1000, 0, motion, np.random.default_rng(1))]
     told = {"color", "shape", "direction", "speed"} if motion else {"color", "shape"}
     heard = set()
     for turn in range(12):
-        captions, right = matching.alternatives(scenes, motion, np.random.default_rng(turn))
+        captions, right = contrastive.alternatives(scenes, motion, np.random.default_rng(turn))
         assert len(captions) == len({scene.color for scene in scenes}) * 4 * (13 if motion else 1)
         for scene, index in zip(scenes, right):
             facts = {name: fact for name, fact in parse_prompt(captions[index]).items() if name in told and fact}
@@ -74,9 +75,9 @@ def test_alternatives(motion):
 
 def test_some_caption():
     """Short captions and runs of sentences of dense ones, which every part of a dense caption belongs to."""
-    clip = matching.draw_clip(0, 0)
+    clip = contrastive.draw_clip(0, 0)
     rng = np.random.default_rng(0)
-    captions = {matching.some_caption(clip, rng) for _ in range(200)}
+    captions = {contrastive.some_caption(clip, rng) for _ in range(200)}
     assert clip.short_caption in captions
     assert all(caption == clip.short_caption or caption in clip.dense_caption for caption in captions)
     assert {caption for caption in captions if clip.dense_caption.endswith(caption)}
@@ -85,12 +86,12 @@ def test_some_caption():
 
 def test_views(vae):
     """Single frames are the clips' own; the first ones are seen through the autoencoder."""
-    drawn = matching.draw_batch(20, 100, 0, False, np.random.default_rng(0))
-    frames = matching.views(drawn, True, vae, seeded())
+    drawn = contrastive.draw_batch(20, 100, 0, False, np.random.default_rng(0))
+    frames = contrastive.views(drawn, True, vae, seeded())
     assert frames.shape == (20, 1, 3, 64, 64)
     own = [(from_uint8(clip.frames) == frame).flatten(1).all(1).any() for clip, frame in zip(drawn, frames)]
     assert own == [False] * 8 + [True] * 12
-    clips = matching.views(drawn, False, vae, seeded())
+    clips = contrastive.views(drawn, False, vae, seeded())
     own = [torch.equal(from_uint8(clip.frames), frame) for clip, frame in zip(drawn, clips)]
     assert own == [False] + [True] * 19
 
@@ -101,7 +102,7 @@ def test_views(vae):
 @pytest.fixture(scope="module")
 def clean():
     """Frames (24, 3, 64, 64) of as many clean clips, and their scenes."""
-    drawn = [matching.draw_clip(0, i, clean=True) for i in range(24)]
+    drawn = [contrastive.draw_clip(0, i, clean=True) for i in range(24)]
     return torch.stack([from_uint8(clip.frames[:1])[0] for clip in drawn]), [clip.scene for clip in drawn]
 
 
@@ -112,7 +113,7 @@ def seen(frames):
 def test_damages_change_every_frame(clean, vae):
     """They stay in range, follow their seed, and leave no frame as it was."""
     frames, _ = clean
-    for name, kind in damage.damages(vae).items():
+    for name, kind in corruptions.damages(vae).items():
         before = frames.clone()
         bad = kind(frames, seeded())
         assert torch.equal(frames, before), name
@@ -124,7 +125,7 @@ def test_damages_change_every_frame(clean, vae):
 def test_damages_do_what_they_say(clean):
     """The oracle sees it: nothing where the shape is missing, deformed outlines, soft edges, a second object."""
     frames, scenes = clean
-    kept, found = seen(frames), {name: seen(kind(frames, seeded())) for name, kind in damage.PIXEL_DAMAGES.items()}
+    kept, found = seen(frames), {name: seen(kind(frames, seeded())) for name, kind in corruptions.PIXEL_DAMAGES.items()}
     assert all(one.color == scene.color and one.shape == scene.shape for one, scene in zip(kept, scenes))
     assert all(one.color is None for one in found["missing"])
     for name, quality in {"warp": "fit", "pixels": "fit", "blur": "sharpness",
@@ -135,7 +136,7 @@ def test_damages_do_what_they_say(clean):
 
 def test_mild_views_keep_the_meaning(clean):
     frames, scenes = clean
-    views = damage.mild(frames[:, None], seeded())
+    views = corruptions.mild(frames[:, None], seeded())
     changed = ((views - frames[:, None]).abs().mean((1, 2, 3, 4)) > 1e-4).double().mean()
     assert 0.2 < changed < 0.8
     hits = [one.color == scene.color and one.shape == scene.shape for one, scene in zip(seen(views[:, 0]), scenes)]
@@ -181,7 +182,7 @@ def test_measure_of_a_reward_that_sees_all(vae):
 @pytest.mark.parametrize("blind", WORDS)
 def test_measure_of_a_blind_reward(blind):
     """Only what it does not see is wrong: equal scores are no success."""
-    drawn = [clip for clip in matching.draw_batch(8, 1000, 1, False, np.random.default_rng(0)) if clip.scene.speed]
+    drawn = [clip for clip in contrastive.draw_batch(8, 1000, 1, False, np.random.default_rng(0)) if clip.scene.speed]
     reward = OracleReward(blind)
     features = reward.encode_frames(torch.stack([from_uint8(clip.frames) for clip in drawn]))[:, 0]
     assert attribute_accuracy(reward, features, drawn) == {name: float(name != blind) for name in WORDS}
@@ -189,14 +190,14 @@ def test_measure_of_a_blind_reward(blind):
 
 def test_match_loss():
     """The right captions cost next to nothing, the same captions in another order much."""
-    drawn = matching.draw_batch(8, 1000, 0, True, np.random.default_rng(2))
+    drawn = contrastive.draw_batch(8, 1000, 0, True, np.random.default_rng(2))
     rng = np.random.default_rng(5)
     while True:  # until the words tell direction and speed
-        choices, right = matching.alternatives([clip.scene for clip in drawn], True, rng)
+        choices, right = contrastive.alternatives([clip.scene for clip in drawn], True, rng)
         if all(parse_prompt(choices[right[0]]).values()):
             break
     frames = torch.stack([from_uint8(clip.frames) for clip in drawn])
-    loss = matching.MatchLoss(OracleReward())
+    loss = contrastive.MatchLoss(OracleReward())
     captions = [choices[index] for index in right]
     good = loss(frames, captions, choices, right)
     assert good["accuracy"] == 1
@@ -208,12 +209,12 @@ def test_match_loss():
 
 def test_preference_loss():
     """-log softmax of the pair: log 2 for equal frames, less where the good ones fit better, more the other way."""
-    drawn = matching.draw_batch(6, 1000, 0, False, np.random.default_rng(2), clean=True)
+    drawn = contrastive.draw_batch(6, 1000, 0, False, np.random.default_rng(2), clean=True)
     frames = torch.stack([from_uint8(clip.frames) for clip in drawn])
     blank = torch.full_like(frames, 0.5)
     captions = [clip.dense_caption for clip in drawn]
-    choices, right = matching.alternatives([clip.scene for clip in drawn], False, np.random.default_rng(0))
-    loss = matching.PreferenceLoss(OracleReward())
+    choices, right = contrastive.alternatives([clip.scene for clip in drawn], False, np.random.default_rng(0))
+    loss = contrastive.PreferenceLoss(OracleReward())
     losses = [loss(*pair, captions, choices, right) for pair in ((frames, frames), (frames, blank), (blank, frames))]
     equal, better, worse = (one["preference"].item() for one in losses)
     assert equal == pytest.approx(np.log(2))
@@ -229,20 +230,20 @@ def test_preference_loss():
 
 def test_patch_labels():
     """Patches on the shape tell shape and motion, all others nothing; single frames have no motion."""
-    drawn = matching.draw_batch(6, 1000, 0, False, np.random.default_rng(0), clean=True)
+    drawn = contrastive.draw_batch(6, 1000, 0, False, np.random.default_rng(0), clean=True)
     frames = torch.stack([from_uint8(clip.frames) for clip in drawn])
-    labels = hints.patch_labels(drawn, frames, 8)
+    labels = patch_labels.patch_labels(drawn, frames, 8)
     assert labels.shape == (6, 8, 64, 2)
     for clip, own in zip(drawn, labels):
         on = own[..., 0] > 0
         area = on.double().mean().item() * 64 * 64
         assert 0.5 < area / (np.pi * clip.scene.radius**2) < 1.6
         assert (own[..., 0][on] == 1 + captions.SHAPES.index(clip.scene.shape)).all()
-        direction, _ = matching.MOTIONS[own[..., 1][on].unique().item() - 1]
+        direction, _ = contrastive.MOTIONS[own[..., 1][on].unique().item() - 1]
         assert direction == clip.scene.direction
         assert (own[..., 1][~on] == 0).all()
-    single = hints.patch_labels(drawn, frames[:, :1], 8)
-    assert (single[..., 1] == hints.UNASKED).all() and (single[..., 0] == labels[:, :1, :, 0]).all()
+    single = patch_labels.patch_labels(drawn, frames[:, :1], 8)
+    assert (single[..., 1] == patch_labels.UNASKED).all() and (single[..., 0] == labels[:, :1, :, 0]).all()
 
 
 @pytest.mark.parametrize("name", ["clip", "internvideo2"])
@@ -250,34 +251,34 @@ def test_patch_labels():
 def test_hints_ask_every_token(name, count, tmp_path, random_shapes):
     """Each patch's label moves the token at its own place, and nothing stays hooked to the tower."""
     if name == "clip":
-        text = checkpoints.load_text(random_shapes / "text.safetensors", SHAPES.text)
+        text = networks.load_text(random_shapes / "text.safetensors", SHAPES.text)
         reward = rewards.new_clip("clip", text, random_shapes)
     else:
         reward = rewards.new_internvideo2(tmp_path)
-    drawn = matching.draw_batch(3, 1000, 0, False, np.random.default_rng(0))
+    drawn = contrastive.draw_batch(3, 1000, 0, False, np.random.default_rng(0))
     frames = torch.stack([from_uint8(clip.frames) for clip in drawn])[:, :count]
-    labels = hints.patch_labels(drawn, frames, reward.config.vision.patch_size)
-    with hints.tokens_of(reward) as tokens:
+    labels = patch_labels.patch_labels(drawn, frames, reward.config.vision.patch_size)
+    with patch_labels.tokens_of(reward) as tokens:
         reward.encode_frames(frames)
     kept = len(tokens)
     reward.encode_frames(frames)
     assert len(tokens) == kept
     leaf = torch.cat(tokens).detach().requires_grad_()
-    asked = torch.full_like(labels, hints.UNASKED)
+    asked = torch.full_like(labels, patch_labels.UNASKED)
     asked[1, count - 1, 5, 0] = 1
-    (gradient,) = torch.autograd.grad(hints.Hints(reward)([leaf], asked), leaf)
+    (gradient,) = torch.autograd.grad(patch_labels.Hints(reward)([leaf], asked), leaf)
     moved = gradient.abs().sum(-1)[:, 1:].reshape(labels.shape[:-1]) > 0
     assert moved.nonzero().tolist() == [[1, count - 1, 5]]
 
 
 def test_hinted_loss(tmp_path):
     """The labels' loss comes on top of matching, and trains the tower."""
-    loss = hints.HintedMatchLoss(rewards.new_internvideo2(tmp_path))
-    drawn = matching.draw_batch(3, 1000, 0, False, np.random.default_rng(0))
+    loss = patch_labels.HintedMatchLoss(rewards.new_internvideo2(tmp_path))
+    drawn = contrastive.draw_batch(3, 1000, 0, False, np.random.default_rng(0))
     frames = torch.stack([from_uint8(clip.frames) for clip in drawn])
-    choices, right = matching.alternatives([clip.scene for clip in drawn], False, np.random.default_rng(0))
+    choices, right = contrastive.alternatives([clip.scene for clip in drawn], False, np.random.default_rng(0))
     captions = [clip.short_caption for clip in drawn]
-    found = loss(frames, captions, choices, right, hints.patch_labels(drawn, frames, 16))
+    found = loss(frames, captions, choices, right, patch_labels.patch_labels(drawn, frames, 16))
     torch.testing.assert_close(found["loss"], found["contrast"] + found["choice"] + found["hints"])
     found["hints"].backward()
     assert loss.reward.vision.patch_embed.weight.grad.abs().sum() > 0
@@ -314,7 +315,7 @@ def trained(tmp_path_factory, random_shapes):
 def test_recipes(trained):
     """Each writes a model that loads by its name, scores clips and is differentiable."""
     folder, weights = trained
-    frames = torch.stack([from_uint8(matching.draw_clip(7, i).frames) for i in range(2)]).requires_grad_()
+    frames = torch.stack([from_uint8(contrastive.draw_clip(7, i).frames) for i in range(2)]).requires_grad_()
     for name in NAMES:
         assert [line["step"] for line in read_stats(folder / name)] == [1, 2, 3]
         path = weights / f"reward_{name}.safetensors"
@@ -368,7 +369,7 @@ def test_stopped_run_goes_on_as_if_it_had_not(trained, tmp_path, monkeypatch):
         (folder / "vae.safetensors").write_bytes((weights / "vae.safetensors").read_bytes())
         for steps in parts:
             recipes.train("reward_internvideo2", tmp_path / f"run-{name}", folder, steps)
-        states.append(checkpoints.read_state(folder / "reward_internvideo2.safetensors")[0])
+        states.append(networks.read_state(folder / "reward_internvideo2.safetensors")[0])
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 

@@ -8,15 +8,15 @@ import pytest
 import torch
 from open_clip import SimpleTokenizer
 
-from t2v_turbo.core import checkpoints
-from t2v_turbo.core.config import SHAPES
-from t2v_turbo.core.model import PACKAGED_WEIGHTS
-from t2v_turbo.core.schedule import NoiseSchedule
-from t2v_turbo.train.shapes import autoencoder, language, recipes, teacher
-from t2v_turbo.train.shapes.captions import all_words
-from t2v_turbo.train.shapes.evaluate import evaluate_text
-from t2v_turbo.train.shapes.world import render_clip
-from t2v_turbo.train.trainer import read_stats
+from t2v_turbo.core.checkpoints import networks
+from t2v_turbo.core.checkpoints.locations import PACKAGED_WEIGHTS
+from t2v_turbo.core.diffusion.schedule import NoiseSchedule
+from t2v_turbo.core.families import SHAPES
+from t2v_turbo.train.shapes.evaluation import evaluate_text
+from t2v_turbo.train.shapes.training import autoencoder, recipes, teacher, text_tower
+from t2v_turbo.train.shapes.world.captions import all_words
+from t2v_turbo.train.shapes.world.dataset import render_clip
+from t2v_turbo.train.training.trainer import read_stats
 
 
 @pytest.fixture
@@ -38,9 +38,9 @@ def test_recipes_in_order(short, tmp_path):
     assert {file.name for file in weights.iterdir()} == {
         "vae.safetensors", "text.safetensors", "teacher.safetensors", "merges.txt.gz",
     }  # fmt: skip
-    assert checkpoints.load_unet(weights / "teacher.safetensors", SHAPES.unet).config == SHAPES.unet
-    assert checkpoints.load_vae(weights / "vae.safetensors", SHAPES.vae).config.scale_factor != SHAPES.vae.scale_factor
-    assert checkpoints.load_text(weights / "text.safetensors", SHAPES.text).config.vocab_size == SHAPES.text.vocab_size
+    assert networks.load_unet(weights / "teacher.safetensors", SHAPES.unet).config == SHAPES.unet
+    assert networks.load_vae(weights / "vae.safetensors", SHAPES.vae).config.scale_factor != SHAPES.vae.scale_factor
+    assert networks.load_text(weights / "text.safetensors", SHAPES.text).config.vocab_size == SHAPES.text.vocab_size
 
 
 def test_recipe_goes_on(short, tmp_path, random_shapes):
@@ -63,7 +63,7 @@ def test_unknown_recipe(tmp_path):
 
 def test_vocabulary(tmp_path):
     """Every word of the world is one token, spelled by CLIP's own merges; the packaged list is this one."""
-    size = language.write_merges(tmp_path / "merges.txt.gz")
+    size = text_tower.write_merges(tmp_path / "merges.txt.gz")
     assert size == SHAPES.text.vocab_size
     tokenizer = SimpleTokenizer(str(tmp_path / "merges.txt.gz"))
     clip = SimpleTokenizer()
@@ -78,7 +78,7 @@ def test_vocabulary(tmp_path):
 
 def test_packaged_text_tower_hears_every_kind_of_word():
     """Changing one word alone moves the context by a good part of what changing all of them does."""
-    text = checkpoints.load_text(PACKAGED_WEIGHTS / "shapes" / "text.safetensors", SHAPES.text)
+    text = networks.load_text(PACKAGED_WEIGHTS / "shapes" / "text.safetensors", SHAPES.text)
     distances = evaluate_text(text)
     assert set(distances) == {"color", "shape", "direction", "speed"}
     assert min(distances.values()) > 0.15, distances
@@ -98,9 +98,9 @@ def test_noise_loss_is_the_error_of_v():
 def test_packaged_autoencoder_keeps_what_the_oracle_sees():
     """On reconstructions of clean clips the oracle still finds colour, shape and direction."""
     from t2v_turbo.core.video import from_uint8, to_uint8
-    from t2v_turbo.train.shapes.oracle import score
+    from t2v_turbo.train.shapes.world.oracle import score
 
-    vae = checkpoints.load_vae(PACKAGED_WEIGHTS / "shapes" / "vae.safetensors", SHAPES.vae)
+    vae = networks.load_vae(PACKAGED_WEIGHTS / "shapes" / "vae.safetensors", SHAPES.vae)
     clips = [render_clip(123, i, "dense") for i in range(16)]
     with torch.no_grad():
         frames = vae.decode(vae.encode(torch.stack([from_uint8(clip.frames) for clip in clips])))
@@ -111,7 +111,7 @@ def test_packaged_autoencoder_keeps_what_the_oracle_sees():
 
 def test_unit_variance():
     frames = autoencoder.render_frames(64, 5)
-    vae = checkpoints.load_vae(PACKAGED_WEIGHTS / "shapes" / "vae.safetensors", SHAPES.vae)
+    vae = networks.load_vae(PACKAGED_WEIGHTS / "shapes" / "vae.safetensors", SHAPES.vae)
     scaled = autoencoder.with_unit_variance(vae, frames)
     with torch.no_grad():
         latents = scaled.encode(frames[None].float() / 255)

@@ -7,9 +7,10 @@ import pytest
 import torch
 from conftest import ROOT, randomize
 
-from t2v_turbo.core.config import SHAPES, TextConfig
-from t2v_turbo.core.text import TextEncoder
-from t2v_turbo.core.tokenizer import CLIPTokenizer
+from t2v_turbo.core.families import SHAPES
+from t2v_turbo.core.networks.config import TextConfig
+from t2v_turbo.core.networks.text import TextEncoder
+from t2v_turbo.core.networks.tokenizer import CLIPTokenizer
 
 MERGES = {"clip": None, "shapes": ROOT / "weights" / "shapes" / SHAPES.text.merges}
 PROMPTS = [

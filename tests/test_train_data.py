@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from t2v_turbo.core.video import read_video, write_video
-from t2v_turbo.train import data
 from t2v_turbo.train.config import PreprocessConfig
+from t2v_turbo.train.data import clips as clip_loading
+from t2v_turbo.train.data.clips import ClipDataset, choose_start, read_frames
+from t2v_turbo.train.data.sources import ClipError, list_clips
+from t2v_turbo.train.seeds import generator_for
 
 
 @pytest.fixture(scope="module")
@@ -30,19 +33,19 @@ def seconds(frames):
 
 def dataset(video, **settings):
     config = PreprocessConfig(videos=str(video.parent), records="r", **settings)
-    return data.ClipDataset(data.list_clips(config), config, 8, (8, 32, 32))
+    return ClipDataset(list_clips(config), config, 8, (8, 32, 32))
 
 
 def test_the_start_is_chosen_among_all_that_fit(video):
-    generator = data.generator_for("test")
-    starts = torch.tensor([data.choose_start(video, 1.0, "random", generator) for _ in range(200)])
+    generator = generator_for("test")
+    starts = torch.tensor([choose_start(video, 1.0, "random", generator) for _ in range(200)])
     assert starts.min() >= 0 and starts.max() <= 3 and starts.min() < 0.2 and starts.max() > 2.8
     assert abs(starts.mean() - 1.5) < 0.2
-    assert data.choose_start(video, 1.0, "first", generator) == 0
-    assert data.choose_start(video, 1.0, "middle", generator) == pytest.approx(1.5)
+    assert choose_start(video, 1.0, "first", generator) == 0
+    assert choose_start(video, 1.0, "middle", generator) == pytest.approx(1.5)
     for where in ("middle", "random"):
-        assert data.choose_start(video, 4.0, where, generator) == pytest.approx(0, abs=1e-6)
-        assert data.choose_start(video, 9.0, where, generator) == 0
+        assert choose_start(video, 4.0, where, generator) == pytest.approx(0, abs=1e-6)
+        assert choose_start(video, 9.0, where, generator) == 0
 
 
 @pytest.mark.parametrize("where, expected", [("first", 0), ("middle", 1.5)])
@@ -64,9 +67,9 @@ def test_a_random_part_is_the_seeds_and_the_frames_are_from_there(video):
 
 
 def test_the_last_start_that_fits_gives_all_frames(video):
-    assert data.read_frames(video, 8, 8, 32, 32, 3.0).shape == (8, 3, 32, 32)
-    with pytest.raises(data.ClipError, match=r"too short: 7 of 8 frames at 8 fps from 3\.20 s on"):
-        data.read_frames(video, 8, 8, 32, 32, 3.2)
+    assert read_frames(video, 8, 8, 32, 32, 3.0).shape == (8, 3, 32, 32)
+    with pytest.raises(ClipError, match=r"too short: 7 of 8 frames at 8 fps from 3\.20 s on"):
+        read_frames(video, 8, 8, 32, 32, 3.2)
 
 
 @pytest.mark.parametrize("where", ["first", "middle", "random"])
@@ -92,15 +95,15 @@ def test_a_table_tells_whether_motion_guides(tmp_path):
     table = tmp_path / "table.csv"
     for wanted, words in FLAGS.items():
         table.write_text("relpath,text,use_motion_guide\n" + "".join(f"{word}.mp4,a wall,{word}\n" for word in words))
-        clips = data.list_clips(PreprocessConfig(videos=str(table), records="r"))
+        clips = list_clips(PreprocessConfig(videos=str(table), records="r"))
         assert {clip.name: clip.use_motion_guide for clip in clips} == {f"{word}.mp4": wanted for word in words}
     table.write_text("relpath,text,use_motion_guide\na.mp4,a wall,1\nb.mp4,a wall,offf\n")
-    problems = {clip.name: clip.problem for clip in data.list_clips(PreprocessConfig(videos=str(table), records="r"))}
+    problems = {clip.name: clip.problem for clip in list_clips(PreprocessConfig(videos=str(table), records="r"))}
     told = "use_motion_guide=offf is neither yes nor no: write true or false"
     assert problems == {"a.mp4": None, "row 2": told}
     table = table.with_suffix(".json")
     table.write_text('[{"relpath": "a", "text": "a"}, {"relpath": "b", "text": "b", "use_motion_guide": false}]')
-    clips = data.list_clips(PreprocessConfig(videos=str(table), records="r"))
+    clips = list_clips(PreprocessConfig(videos=str(table), records="r"))
     assert {clip.name: clip.use_motion_guide for clip in clips} == {"a": True, "b": False}
 
 
@@ -116,7 +119,7 @@ def test_one_frame_in_full_size_is_in_memory(video, monkeypatch):
             most = max(most, sum(image() is not None for image in alive))
             yield image
 
-    monkeypatch.setattr(data, "iterate_video", watched)
-    frames = data.read_frames(video, 8, 8, 32, 32)
+    monkeypatch.setattr(clip_loading, "iterate_video", watched)
+    frames = read_frames(video, 8, 8, 32, 32)
     torch.testing.assert_close(seconds(frames), torch.arange(8) / 8, atol=0.03, rtol=0)
     assert len(alive) == 8 and most <= 2  # the last one and the next

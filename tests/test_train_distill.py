@@ -13,17 +13,17 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from t2v_turbo.core.checkpoints import load_unet
-from t2v_turbo.core.config import SHAPES
-from t2v_turbo.core.distillation import Batch, ConsistencyDistillation
-from t2v_turbo.core.guidance import equation8
-from t2v_turbo.core.model import load
-from t2v_turbo.core.schedule import NoiseSchedule
+from t2v_turbo.core.checkpoints.networks import load_unet
+from t2v_turbo.core.diffusion.distillation import Batch, ConsistencyDistillation
+from t2v_turbo.core.diffusion.guidance import equation8
+from t2v_turbo.core.diffusion.schedule import NoiseSchedule
+from t2v_turbo.core.families import SHAPES
+from t2v_turbo.core.pipeline import load
 from t2v_turbo.train import cli, distill
 from t2v_turbo.train.config import load_config
-from t2v_turbo.train.records import RecordReader, RecordSet, iterate_batches
-from t2v_turbo.train.shapes.world import write_dataset
-from t2v_turbo.train.trainer import DivergedError, newest_checkpoint, read_stats, step_generator
+from t2v_turbo.train.data.reader import RecordReader, RecordSet, iterate_batches
+from t2v_turbo.train.shapes.world.dataset import write_dataset
+from t2v_turbo.train.training.trainer import DivergedError, newest_checkpoint, read_stats, step_generator
 
 # The grid that the tests reckon with, in a precision that they can compare, whatever the packaged file says.
 EXACT = ["solver_steps=200", "precision=no", "model.device=cpu"]

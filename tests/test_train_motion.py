@@ -14,28 +14,29 @@ import torch
 from conftest import randomize
 from PIL import Image
 
-from t2v_turbo.core.checkpoints import save_unet
-from t2v_turbo.core.config import SHAPES
-from t2v_turbo.core.distillation import Batch, ConsistencyDistillation
-from t2v_turbo.core.guidance import cfg_model, guided_timesteps
-from t2v_turbo.core.model import load
-from t2v_turbo.core.motion_prior import MotionPrior
-from t2v_turbo.core.schedule import NoiseSchedule, solver_grid
-from t2v_turbo.core.solver import sample_ddim
+from t2v_turbo.core.checkpoints.networks import save_unet
+from t2v_turbo.core.diffusion.ddim import sample_ddim
+from t2v_turbo.core.diffusion.distillation import Batch, ConsistencyDistillation
+from t2v_turbo.core.diffusion.guidance import cfg_model, guided_timesteps
+from t2v_turbo.core.diffusion.schedule import NoiseSchedule, solver_grid
+from t2v_turbo.core.families import SHAPES
+from t2v_turbo.core.motion.prior import MotionPrior
+from t2v_turbo.core.networks.unet import UNet3D
+from t2v_turbo.core.pipeline import load
 from t2v_turbo.core.tables import markdown
-from t2v_turbo.core.unet import UNet3D
 from t2v_turbo.core.video import to_uint8
-from t2v_turbo.train import motion_cost, motion_sweep, motion_transfer
 from t2v_turbo.train.cli import main
 from t2v_turbo.train.config import PreprocessConfig
-from t2v_turbo.train.data import generator_for
-from t2v_turbo.train.kept import KeptRows
-from t2v_turbo.train.motion_transfer import Guidance, Sampling, make_pair
-from t2v_turbo.train.scores import ScoreSettings, is_guided
-from t2v_turbo.train.shapes.captions import MOVES, parse_prompt
-from t2v_turbo.train.shapes.oracle import measure
-from t2v_turbo.train.shapes.world import write_dataset
-from t2v_turbo.train.statistics import difference, mean_interval, wilson
+from t2v_turbo.train.experiments import motion_cost, motion_sweep, motion_transfer
+from t2v_turbo.train.experiments.intervals import difference, mean_interval, wilson
+from t2v_turbo.train.experiments.motion_transfer import Guidance, Sampling, make_pair
+from t2v_turbo.train.motion_scores import ScoreSettings, is_guided
+from t2v_turbo.train.results import KeptRows
+from t2v_turbo.train.seeds import generator_for
+from t2v_turbo.train.shapes.world.captions import parse_prompt
+from t2v_turbo.train.shapes.world.dataset import write_dataset
+from t2v_turbo.train.shapes.world.oracle import measure
+from t2v_turbo.train.shapes.world.scene import MOVES
 
 # The embedded family at a sixteenth of its clips.
 SMALL = replace(SHAPES, frames=4, height=32, width=32)

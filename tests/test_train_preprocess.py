@@ -10,19 +10,25 @@ import numpy as np
 import pytest
 import torch
 
-from t2v_turbo.core.energies import ENERGIES
-from t2v_turbo.core.guidance import cfg_model
-from t2v_turbo.core.model import load
-from t2v_turbo.core.motion import motion_score, read_reference
-from t2v_turbo.core.motion_prior import prior_latents
-from t2v_turbo.core.schedule import NoiseSchedule
-from t2v_turbo.core.solver import DDIMSolver
-from t2v_turbo.core.unet import UNet3D
+from t2v_turbo.core.diffusion.ddim import DDIMSolver
+from t2v_turbo.core.diffusion.guidance import cfg_model
+from t2v_turbo.core.diffusion.schedule import NoiseSchedule
+from t2v_turbo.core.motion.energies import ENERGIES
+from t2v_turbo.core.motion.inversion import prior_latents
+from t2v_turbo.core.motion.probe import read_reference
+from t2v_turbo.core.motion.score import motion_score
+from t2v_turbo.core.networks.unet import UNet3D
+from t2v_turbo.core.pipeline import load
 from t2v_turbo.core.video import resize_and_crop
-from t2v_turbo.train import cli, data, preprocess
+from t2v_turbo.train import cli, preprocess
 from t2v_turbo.train.config import PreprocessConfig, load_config
-from t2v_turbo.train.records import Shard, read_manifest, read_shard
-from t2v_turbo.train.shapes.world import write_dataset
+from t2v_turbo.train.data import clips as clip_loading
+from t2v_turbo.train.data.clips import ClipDataset, DecodedClip, read_frames
+from t2v_turbo.train.data.reader import Shard, read_shard
+from t2v_turbo.train.data.records import read_manifest
+from t2v_turbo.train.data.sources import list_clips
+from t2v_turbo.train.seeds import generator_for
+from t2v_turbo.train.shapes.world.dataset import write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +85,8 @@ def test_z_is_a_posterior_sample_with_unit_noise(config, random_shapes, clips):
     residues, latents = [], {}
     for record in contents(config).values():
         if record.about["clip"] not in latents:
-            generator = data.generator_for("posterior", 0, int(record.key[:9]))
-            frames = data.read_frames(clips / record.about["clip"], 8, 8, 64, 64)
+            generator = generator_for("posterior", 0, int(record.key[:9]))
+            frames = read_frames(clips / record.about["clip"], 8, 8, 64, 64)
             with torch.no_grad():
                 latents[record.about["clip"]] = model.vae.encode(frames[None] / 255, generator)[0]
         t = DDIMSolver(NoiseSchedule()).timesteps[record.tensors["index"]]
@@ -101,7 +107,7 @@ def test_every_grid_point_is_drawn(config, clips):
 
 def test_indices_cover_the_grid(config, random_shapes):
     maker = preprocess.RecordMaker(config, load("shapes", None, random_shapes))
-    clips = [data.DecodedClip(i, None) for i in range(500)]
+    clips = [DecodedClip(i, None) for i in range(500)]
     index = torch.tensor([maker._draw(clip, 0, 0).index for clip in clips]).float()
     assert index.min() < 5 and index.max() > 194 and abs(index.mean() - 99.5) < 8
 
@@ -152,8 +158,8 @@ def test_a_score_is_the_cores_for_the_clips_own_inversion(motion_config, random_
     model = load("shapes", None, random_shapes)
     record = next(record for record in contents(config).values() if "score" in record.tensors)
     x, about = record.tensors, record.about
-    frames = data.read_frames(clips / about["clip"], 8, 8, 64, 64, about["start"])
-    generator = data.generator_for("posterior", 0, int(record.key[:9]))
+    frames = read_frames(clips / about["clip"], 8, 8, 64, 64, about["start"])
+    generator = generator_for("posterior", 0, int(record.key[:9]))
     t, context = 5 * x["index"][None] + 4, model.text.encode([about["caption"]]).detach()
     with torch.no_grad():
         x0 = model.vae.encode(frames[None].float() / 255, generator)
@@ -210,7 +216,7 @@ def test_a_clip_that_is_flagged_is_not_guided(motion_config, clips, tmp_path, ca
 def test_scores_go_on_after_an_interruption(motion_config, tmp_path, monkeypatch):
     config, _ = motion_config
     again = replace(config, records=str(tmp_path / "again"))
-    read, calls = data.read_frames, []
+    read, calls = read_frames, []
 
     def interrupted(*args):
         calls.append(args)
@@ -218,10 +224,10 @@ def test_scores_go_on_after_an_interruption(motion_config, tmp_path, monkeypatch
             raise KeyboardInterrupt
         return read(*args)
 
-    monkeypatch.setattr(data, "read_frames", interrupted)
+    monkeypatch.setattr(clip_loading, "read_frames", interrupted)
     with pytest.raises(KeyboardInterrupt):
         preprocess.preprocess(again)
-    monkeypatch.setattr(data, "read_frames", read)
+    monkeypatch.setattr(clip_loading, "read_frames", read)
     assert preprocess.preprocess(again).clips == 1
     assert files(again) == files(config)
     for change in ({"motion_grid": 20}, {"tau": 0.4}, {"motion_energy": "squared-norm"}, {"motion": False}):
@@ -244,7 +250,7 @@ def test_scores_that_half_precision_cannot_hold_are_refused(motion_config, rando
     config = replace(motion_config[0], dtype=dtype, motion_method="noise", records_per_clip=1, tau=1.0)
     maker = preprocess.RecordMaker(config, load("shapes", None, random_shapes))
     maker.scorer.energy = Steep()
-    clip = data.ClipDataset(data.list_clips(config), config, 8, (8, 64, 64))[0]
+    clip = ClipDataset(list_clips(config), config, 8, (8, 64, 64))[0]
     if dtype == "bf16":
         assert maker([clip])[0].tensors["score"].abs().max() > 65504
         return
@@ -264,7 +270,7 @@ def test_settings_of_motion_are_checked():
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_files(config, tmp_path, monkeypatch):
     whole = replace(config, records=str(tmp_path / "whole"))
     preprocess.preprocess(whole)
-    read, calls = data.read_frames, []
+    read, calls = read_frames, []
 
     def interrupted(*args):
         calls.append(args)
@@ -272,11 +278,11 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_files(config, tmp_pat
             raise KeyboardInterrupt
         return read(*args)
 
-    monkeypatch.setattr(data, "read_frames", interrupted)
+    monkeypatch.setattr(clip_loading, "read_frames", interrupted)
     with pytest.raises(KeyboardInterrupt):
         preprocess.preprocess(config)
     assert sorted(files(config)) == ["000000.json", "000000.tar", "records.json"]
-    monkeypatch.setattr(data, "read_frames", read)
+    monkeypatch.setattr(clip_loading, "read_frames", read)
     summary = preprocess.preprocess(config)
     assert summary.clips == 4  # the first shard of three was there
     assert files(config) == files(whole)
@@ -431,7 +437,7 @@ def test_a_table_in_the_authors_form(config, clips, tmp_path):
 def test_tables_with_other_columns(clips, tmp_path, name, text, settings):
     (tmp_path / name).write_text(text)
     config = PreprocessConfig(videos=str(tmp_path / name), records="r", video_root=str(clips), **settings)
-    (clip,) = data.list_clips(config)
+    (clip,) = list_clips(config)
     assert clip.path.exists() and clip.captions == {"short": "a caption"}
 
 
@@ -439,7 +445,7 @@ def test_tables_with_other_columns(clips, tmp_path, name, text, settings):
 def test_a_table_cannot_leave_its_folder(tmp_path, path):
     (tmp_path / "t.csv").write_text(f"relpath,text\n{path},a\n")
     with pytest.raises(ValueError, match="leaves the folder"):
-        data.list_clips(PreprocessConfig(videos=str(tmp_path / "t.csv"), records="r"))
+        list_clips(PreprocessConfig(videos=str(tmp_path / "t.csv"), records="r"))
 
 
 @pytest.mark.parametrize(
@@ -448,18 +454,18 @@ def test_a_table_cannot_leave_its_folder(tmp_path, path):
 def test_a_missing_column_is_named(tmp_path, text, told):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(ValueError, match=told):
-        data.list_clips(PreprocessConfig(videos=str(tmp_path / "t.csv"), records="r"))
+        list_clips(PreprocessConfig(videos=str(tmp_path / "t.csv"), records="r"))
 
 
 def test_input_that_is_not_there_is_named(tmp_path):
     for videos in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(ValueError, match=f"videos={videos}"):
-            data.list_clips(PreprocessConfig(videos=str(videos), records="r"))
+            list_clips(PreprocessConfig(videos=str(videos), records="r"))
 
 
 def test_frames_are_sampled_at_the_familys_rate(tmp_path):
     write_clip(tmp_path / "fast.mp4", 13, 64, 64, fps=24)
-    frames = data.read_frames(tmp_path / "fast.mp4", 4, 8, 64, 64)
+    frames = read_frames(tmp_path / "fast.mp4", 4, 8, 64, 64)
     assert frames.dtype == torch.uint8 and frames.shape == (4, 3, 64, 64)
     np.testing.assert_allclose(frames[:, 0, 32, 60].float(), [0, 60, 120, 180], atol=3)
 
@@ -467,7 +473,7 @@ def test_frames_are_sampled_at_the_familys_rate(tmp_path):
 @pytest.mark.parametrize("height, width", [(48, 96), (96, 48), (128, 128), (40, 60)])
 def test_clips_are_scaled_to_cover_and_cropped_to_the_centre(tmp_path, height, width):
     write_clip(tmp_path / "clip.mp4", 2, height, width)
-    frames = data.read_frames(tmp_path / "clip.mp4", 2, 8, 64, 64).float()
+    frames = read_frames(tmp_path / "clip.mp4", 2, 8, 64, 64).float()
     assert frames.shape == (2, 3, 64, 64)
     # The border between the halves is in the middle, as it was.
     assert (frames[0, :, :, :30] > 245).all() and (frames[0, :, :, 34:] < 10).all()

@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from t2v_turbo.train import records as R
+from t2v_turbo.train.data import reader as R
 
 MADE = {"family": "shapes", "weights": {}, "solver_steps": 200, "fps": 8, "seed": 0}
 

@@ -12,28 +12,32 @@ from conftest import randomize
 from omegaconf import OmegaConf
 from test_train_distill import assert_same, weights
 
-from t2v_turbo.core.checkpoints import CheckpointError, load_vae, save_text, save_unet, save_vae
-from t2v_turbo.core.config import FAMILIES, SHAPES, TextConfig, UNetConfig, VAEConfig
+from t2v_turbo.core.checkpoints.locations import PACKAGED_WEIGHTS
+from t2v_turbo.core.checkpoints.networks import CheckpointError, load_vae, save_text, save_unet, save_vae
 from t2v_turbo.core.device import DTYPES
-from t2v_turbo.core.distillation import Batch, ConsistencyDistillation
-from t2v_turbo.core.model import PACKAGED_WEIGHTS, load
-from t2v_turbo.core.reward_loss import Guards, RewardLoss, change, teacher_distance
+from t2v_turbo.core.diffusion.distillation import Batch, ConsistencyDistillation
+from t2v_turbo.core.diffusion.schedule import NoiseSchedule
+from t2v_turbo.core.families import FAMILIES, SHAPES
+from t2v_turbo.core.networks.config import TextConfig, UNetConfig, VAEConfig
+from t2v_turbo.core.networks.text import TextEncoder
+from t2v_turbo.core.networks.unet import UNet3D
+from t2v_turbo.core.networks.vae import VideoVAE
+from t2v_turbo.core.pipeline import load
 from t2v_turbo.core.rewards import RewardMixture, build_reward, load_reward, save_reward
-from t2v_turbo.core.rewards.config import BERTConfig, CLIPConfig, InternVideo2Config, VideoTowerConfig, ViTConfig
-from t2v_turbo.core.schedule import NoiseSchedule
-from t2v_turbo.core.text import TextEncoder
-from t2v_turbo.core.unet import UNet3D
-from t2v_turbo.core.vae import VideoVAE
+from t2v_turbo.core.rewards.loss import Guards, RewardLoss, change, teacher_distance
+from t2v_turbo.core.rewards.models.config import BERTConfig, CLIPConfig, InternVideo2Config, VideoTowerConfig, ViTConfig
 from t2v_turbo.core.video import from_uint8
-from t2v_turbo.train import cli, distill, distill_rewards, reward_cost, reward_table
+from t2v_turbo.train import cli, distill, distill_rewards
 from t2v_turbo.train.config import RewardConfig, load_config
-from t2v_turbo.train.records import RecordReader, RecordSet, iterate_batches, use_reward
-from t2v_turbo.train.reward_cost import LiveTensors
-from t2v_turbo.train.shapes.captions import evaluation_prompts
-from t2v_turbo.train.shapes.evaluate import sample_clips
-from t2v_turbo.train.shapes.rewards import write_vocabulary
-from t2v_turbo.train.shapes.world import write_dataset
-from t2v_turbo.train.trainer import read_stats, step_generator
+from t2v_turbo.train.data.reader import RecordReader, RecordSet, iterate_batches
+from t2v_turbo.train.data.records import use_reward
+from t2v_turbo.train.experiments import reward_ablation, reward_cost
+from t2v_turbo.train.experiments.reward_cost import LiveTensors
+from t2v_turbo.train.shapes.evaluation import sample_clips
+from t2v_turbo.train.shapes.training.rewards import write_vocabulary
+from t2v_turbo.train.shapes.world.captions import evaluation_prompts
+from t2v_turbo.train.shapes.world.dataset import write_dataset
+from t2v_turbo.train.training.trainer import read_stats, step_generator
 
 VIT = ViTConfig(image_size=32, patch_size=16, width=32, heads=2, layers=1)
 TEXT = TextConfig(width=32, heads=2, layers=1, vocab_size=955, embed_dim=16, merges="merges.txt.gz")
@@ -564,18 +568,18 @@ def test_mistakes_of_cost(arguments, told, capsys):
 
 
 def test_subsets():
-    names = reward_table.all_subsets()
+    names = reward_ablation.all_subsets()
     assert names[0] == "none" and names[-1] == "hps+clip+internvideo2" and len(set(names)) == 8
-    assert reward_table.chosen_subsets("clip+hps, none") == ["none", "hps+clip"]
+    assert reward_ablation.chosen_subsets("clip+hps, none") == ["none", "hps+clip"]
     with pytest.raises(ValueError, match="--subsets aesthetic: is unknown; use none, hps"):
-        reward_table.chosen_subsets("none,aesthetic")
+        reward_ablation.chosen_subsets("none,aesthetic")
 
 
 def test_other_settings_have_other_folders(config):
     """A finished run must not pass for one with other settings."""
-    origins = [reward_table.origin_of(replace(config, init=f"{config.model.folder}/student.safetensors", lr=lr))
+    origins = [reward_ablation.origin_of(replace(config, init=f"{config.model.folder}/student.safetensors", lr=lr))
                for lr in (1e-4, 1e-4, 1e-5)]  # fmt: skip
-    first, same, other = (reward_table.settings_of(config, "clip", origin).out for origin in origins)
+    first, same, other = (reward_ablation.settings_of(config, "clip", origin).out for origin in origins)
     assert first == same != other
 
 
@@ -608,8 +612,8 @@ def test_table(table_command, config, family, capsys, monkeypatch):
     column = cells[0].index("reward clip")
     assert float(cells[3][column]) == pytest.approx(reward.score(clips, prompts).mean().item(), abs=1e-4)
     # Kept: nothing is trained or sampled again, unless something else is asked for.
-    monkeypatch.setattr(reward_table, "sample_clips", None)
-    monkeypatch.setattr(reward_table, "distill", None)
+    monkeypatch.setattr(reward_ablation, "sample_clips", None)
+    monkeypatch.setattr(reward_ablation, "distill", None)
     assert cli.main(table_command) == 0
     assert capsys.readouterr().out.strip().split("\n") == lines
     with pytest.raises(TypeError):
@@ -626,4 +630,4 @@ def test_mistakes_of_the_table(table_command, config, capsys, tmp_path):
 
 def test_time_of_a_run():
     stats = [{"step": 10, "seconds_per_step": 2.0}, {"step": 15, "seconds_per_step": 1.0}]
-    assert reward_table.training_seconds(stats) == 25
+    assert reward_ablation.training_seconds(stats) == 25

@@ -15,12 +15,12 @@ from accelerate.utils import DistributedType
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from t2v_turbo.train import trainer
 from t2v_turbo.train.config import TrainerConfig
-from t2v_turbo.train.ema import EMA
-from t2v_turbo.train.run_checkpoints import in_order, load_weights, weights_of
-from t2v_turbo.train.stats import Stats
-from t2v_turbo.train.trainer import DivergedError, Trainer, WriteError, newest_checkpoint, read_stats, seeded
+from t2v_turbo.train.training import trainer
+from t2v_turbo.train.training.ema import EMA
+from t2v_turbo.train.training.run_checkpoints import in_order, load_weights, weights_of
+from t2v_turbo.train.training.stats import Stats
+from t2v_turbo.train.training.trainer import DivergedError, Trainer, WriteError, newest_checkpoint, read_stats, seeded
 
 # Settings that switch off all that a plain loop does not have.
 PLAIN = TrainerConfig(

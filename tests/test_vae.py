@@ -4,9 +4,9 @@ import pytest
 import torch
 from conftest import randomize
 
-from t2v_turbo.core.config import VAEConfig
-from t2v_turbo.core.tiles import tiled
-from t2v_turbo.core.vae import VideoVAE
+from t2v_turbo.core.networks.config import VAEConfig
+from t2v_turbo.core.networks.tiling import tiled
+from t2v_turbo.core.networks.vae import VideoVAE
 
 CONFIG = VAEConfig(channels=(16, 32, 32, 48), num_res_blocks=2, norm_groups=8)
 

@@ -12,17 +12,18 @@ import torch
 from test_video import moving
 from test_video_reading import GOP, encode, numbered
 
-from t2v_turbo.core import video_decord
-from t2v_turbo.core.video import VideoError, read_video, write_video
-from t2v_turbo.core.video_decord import decord_frames, resolve_reader
-from t2v_turbo.core.video_reading import frame_times
-from t2v_turbo.train import data, preprocess
+from t2v_turbo.core.video import VideoError, decord_reading, read_video, write_video
+from t2v_turbo.core.video.decord_reading import decord_frames, resolve_reader
+from t2v_turbo.core.video.reading import frame_times
+from t2v_turbo.train import preprocess
 from t2v_turbo.train.config import load_config
-from t2v_turbo.train.records import read_manifest
-from t2v_turbo.train.shapes.world import write_dataset
+from t2v_turbo.train.data import clips as clip_loading
+from t2v_turbo.train.data.clips import read_frames
+from t2v_turbo.train.data.records import read_manifest
+from t2v_turbo.train.shapes.world.dataset import write_dataset
 
 try:
-    video_decord.decord_version()
+    decord_reading.decord_version()
     needs_decord = pytest.mark.skipif(False, reason="")
 except ImportError as error:
     needs_decord = pytest.mark.skip(reason=str(error))
@@ -86,7 +87,7 @@ def test_it_reads_our_own_clips_alike(tmp_path, full_chroma):
 def test_what_it_might_read_otherwise_goes_to_pyav(tmp_path, name):
     path = make(tmp_path, name, **OTHERS[name])
     assert frame_times(path) is None and decord_frames(path, 2, 8) is None
-    assert torch.equal(data.read_frames(path, 2, 8, 48, 144, reader="decord"), data.read_frames(path, 2, 8, 48, 144))
+    assert torch.equal(read_frames(path, 2, 8, 48, 144, reader="decord"), read_frames(path, 2, 8, 48, 144))
 
 
 @pytest.mark.parametrize("name, codec", [("cut.mp4", "libx264"), ("cut.mkv", "libvpx"), ("cut.webm", "libvpx")])
@@ -97,7 +98,7 @@ def test_what_is_cut_off_goes_to_pyav(tmp_path, name, codec):
     path.write_bytes(content[: len(content) * 6 // 10])
     assert decord_frames(path, 8, 8) is None
     with pytest.raises(VideoError, match=r"broken after|is cut off after"):
-        data.read_frames(path, 80, 8, 48, 144, reader="decord")
+        read_frames(path, 80, 8, 48, 144, reader="decord")
 
 
 def test_times_without_decoding(tmp_path):
@@ -116,14 +117,14 @@ def test_what_decord_sees_otherwise_goes_to_pyav(tmp_path, monkeypatch, change):
     begins = times.begins[: change["begins"] or None] if change.get("begins", 0) < 0 else times.begins
     begins += (times.end,) * max(0, change.get("begins", 0))
     begins = (*begins[:20], *(time + change.get("late", 0) for time in begins[20:]))
-    monkeypatch.setattr(video_decord, "frame_times", lambda _: replace(times, begins=begins))
+    monkeypatch.setattr(decord_reading, "frame_times", lambda _: replace(times, begins=begins))
     assert decord_frames(path, 2, 8) is None
 
 
 @needs_decord
 def test_what_decord_cannot_open_goes_to_pyav(tmp_path, monkeypatch):
     times = frame_times(make(tmp_path, "a.mp4"))
-    monkeypatch.setattr(video_decord, "frame_times", lambda _: times)
+    monkeypatch.setattr(decord_reading, "frame_times", lambda _: times)
     for content in (b"", b"no video" * 99, (tmp_path / "a.mp4").read_bytes()[:-700]):
         (tmp_path / "b.mp4").write_bytes(content)
         assert decord_frames(tmp_path / "b.mp4", 2, 8) is None
@@ -142,9 +143,9 @@ def test_damage_inside_a_frame_passes(tmp_path):
     for i in range(packet.pos + packet.size // 2, packet.pos + packet.size):
         content[i] ^= 0b01010101
     path.write_bytes(content)
-    assert len(data.read_frames(path, 24, 8, 48, 144, reader="decord")) == 24
+    assert len(read_frames(path, 24, 8, 48, 144, reader="decord")) == 24
     with pytest.raises(VideoError, match="broken after"):
-        data.read_frames(path, 24, 8, 48, 144)
+        read_frames(path, 24, 8, 48, 144)
 
 
 # --- the setting ---------
@@ -182,7 +183,7 @@ def test_records_tell_their_reader_and_are_not_mixed(config, monkeypatch, tmp_pa
     with pytest.raises(ValueError, match=r"reader: None there, decord 0\.\d.* now"):
         preprocess.preprocess(replace(config, reader="auto"))
     read = []
-    monkeypatch.setattr(data, "decord_frames", lambda *args: read.append(decord_frames(*args)) or read[-1])
+    monkeypatch.setattr(clip_loading, "decord_frames", lambda *args: read.append(decord_frames(*args)) or read[-1])
     other = replace(config, reader="auto", records=str(tmp_path / "others"))
     preprocess.preprocess(other)
     assert len(read) == 3 and all(read)

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2v_turbo.core import video_reading
 from t2v_turbo.core.video import (
     VIDEO_SUFFIXES,
     VideoError,
     iterate_video,
     read_metadata,
     read_video,
+    reading,
     video_duration,
 )
+from t2v_turbo.train.commands.score import sort_words
 from t2v_turbo.train.config import PreprocessConfig
-from t2v_turbo.train.data import list_clips
-from t2v_turbo.train.score import sort_words
+from t2v_turbo.train.data.sources import list_clips
 
 GOP = {"g": "24", "bf": "2"}
 
@@ -73,7 +73,7 @@ def ten_seconds(tmp_path):
 @pytest.fixture
 def decoded_shots(monkeypatch):
     """How many frames every pass over a file has decoded."""
-    decode, passes = video_reading._decoded, []
+    decode, passes = reading._decoded, []
 
     def counting(*args):
         passes.append(0)
@@ -81,7 +81,7 @@ def decoded_shots(monkeypatch):
             passes[-1] += 1
             yield shot
 
-    monkeypatch.setattr(video_reading, "_decoded", counting)
+    monkeypatch.setattr(reading, "_decoded", counting)
     return passes
 
 

@@ -13,16 +13,16 @@ from ..core.command_line import exit_code
 
 # Imported only when named, so that `--help` and a wrong command answer at once.
 COMMANDS = {
-    "generate": ("train.generate", "prompts to videos"),
-    "demo": ("train.demo", "the whole pipeline on the embedded world, with a report"),
-    "preprocess": ("train.preprocess", "videos and captions to training records"),
-    "distill": ("train.distill", "training records to a few-step student"),
-    "download": ("train.download", "fetch the published checkpoints"),
-    "doctor": ("train.doctor.cli", "whether this machine can do it, and what to mend"),
-    "score": ("train.score", "how well clips go with prompts, by reward models"),
-    "rewards": ("train.rewards", "rewards in distillation: what they cost, what each does"),
-    "motion": ("train.motion", "motion of reference clips: extract, look at, measure"),
-    "shapes": ("train.shapes.cli", "render, train and measure the embedded world"),
+    "generate": "prompts to videos",
+    "demo": "the whole pipeline on the embedded world, with a report",
+    "preprocess": "videos and captions to training records",
+    "distill": "training records to a few-step student",
+    "download": "fetch the published checkpoints",
+    "doctor": "whether this machine can do it, and what to mend",
+    "score": "how well clips go with prompts, by reward models",
+    "rewards": "rewards in distillation: what they cost, what each does",
+    "motion": "motion of reference clips: extract, look at, measure",
+    "shapes": "render, train and measure the embedded world",
 }
 VERBOSE = {"-v", "--verbose"}
 
@@ -43,10 +43,9 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     )
     parser.add_argument(*sorted(VERBOSE), action="store_true", help="tell more; tracebacks in full")
     subparsers = parser.add_subparsers(dest="command", metavar="command", required=True)
-    for name, (module, summary) in COMMANDS.items():
+    for name, summary in COMMANDS.items():
         if command in (None, name):
-            package = __package__.rpartition(".")[0]
-            importlib.import_module(f"{package}.{module}").register(subparsers)
+            importlib.import_module(f".commands.{name}", __package__).register(subparsers)
         else:
             subparsers.add_parser(name, help=summary, add_help=False)
     return parser

@@ -22,15 +22,15 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
 from ..core.device import WIDE_PRECISIONS
-from ..core.energies import ENERGIES
-from ..core.guidance import COMBINATIONS
-from ..core.motion_prior import METHODS
+from ..core.diffusion.guidance import COMBINATIONS
+from ..core.diffusion.schedule import TRAIN_TIMESTEPS
+from ..core.motion.energies import ENERGIES
+from ..core.motion.inversion import METHODS
 from ..core.rewards import PAPER_WEIGHTS
-from ..core.rewards.face import LONG_CAPTIONS
+from ..core.rewards.base import LONG_CAPTIONS
 from ..core.rewards.registry import reward_kind
-from ..core.schedule import TRAIN_TIMESTEPS
 from ..core.text_files import TextError, check_encoding, open_text, write_text
-from ..core.video_decord import READERS
+from ..core.video.decord_reading import READERS
 from .seeds import SEEDS
 
 CONFIGS = Path(__file__).parent / "configs"

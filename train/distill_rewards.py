@@ -8,15 +8,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..core.checkpoints import load_vae
-from ..core.config import FamilyConfig
+from ..core.checkpoints.locations import BASE_FILES, family_folder
+from ..core.checkpoints.networks import load_vae
 from ..core.device import WIDE_PRECISIONS, pick_device, pick_dtype
-from ..core.distillation import Batch, ConsistencyDistillation, StepOutput
-from ..core.model import BASE_FILES, family_folder
-from ..core.reward_loss import Guards, RewardLoss
+from ..core.diffusion.distillation import Batch, ConsistencyDistillation, StepOutput
+from ..core.families import FamilyConfig
 from ..core.rewards import load_mixture
+from ..core.rewards.loss import Guards, RewardLoss
 from .config import ModelConfig, RewardConfig
-from .records import use_reward
+from .data.records import use_reward
 
 logger = logging.getLogger(__name__)
 

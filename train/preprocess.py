@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -16,68 +14,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from ..core.checkpoints.locations import weights_of
 from ..core.device import DTYPES, pick_autocast, pick_device
-from ..core.model import BASE_FILES, Model, family_folder, load, resolve_family
-from ..core.solver import DDIMSolver
-from ..core.video_decord import decord_version, resolve_reader
-from .config import PreprocessConfig, add_config_arguments, load_config
-from .data import Clip, ClipDataset, DecodedClip, fingerprint, generator_for, list_clips
-from .records import Record, ShardWriter, begin, finish, shard_path
-from .scores import MotionScorer, ScoreSettings, is_guided
-
-EXAMPLES = """\
-examples:
-  t2v-turbo preprocess videos=clips/ records=records/            clips/x.mp4 with its caption in clips/x.txt or x.json
-  t2v-turbo preprocess videos=clips/ records=records/ records_per_clip=4 limit=1000
-  t2v-turbo preprocess --config paper videos=webvid.csv video_column="{page_dir}/{videoid}.mp4" text_column=name \\
-      video_root=/data/webvid records=records/webvid
-  t2v-turbo preprocess videos=clips/ records=records/ motion=true      with motion scores, for distill motion=true
-  t2v-turbo preprocess videos=clips/ records=records/ motion=true motion_grid=200      as exactly as the authors
-  accelerate launch -m t2v_turbo.train preprocess --config paper …    one process per GPU, the shards are shared out
-  t2v-turbo preprocess --rank 2 --world-size 8 …                      the same by hand, on any machine
-
-A motion score (Algorithm 1) pulls the teacher's step towards the motion of the clip itself. It is made for the draws in
-the noisiest fraction tau, unless the clip's column use_motion_guide says no. One inversion of a clip serves all of its
-records_per_clip draws; `t2v-turbo motion cost` compares grids of the inversion by cost and exactness.
-
-Videos are decoded by PyAV. reader=decord (pip install decord) takes decord for the clips that it reads alike: it is no
-faster on most, and lets clips with damaged frames pass, which PyAV refuses. Records tell which reader they are of.
-
-Stopped at any moment, the same command goes on with the shards that are missing. A clip that cannot be used is named
-with the reason in <records>/skipped.jsonl.
-"""
-
-
-def register(subparsers) -> None:
-    parser = subparsers.add_parser(
-        "preprocess",
-        help="videos and captions to training records",
-        description="Encode clips, noise them, ask the teacher, and write records in WebDataset shards (Algorithm 1).",
-    )
-    parser.add_argument("--rank", type=int, help="number of this process (default: the launcher's, else 0)")
-    parser.add_argument("--world-size", type=int, help="number of processes (default: the launcher's, else 1)")
-    add_config_arguments(parser, "preprocess", EXAMPLES)
-    parser.set_defaults(func=run)
-
-
-def run(args: argparse.Namespace) -> int:
-    config = load_config("preprocess", args.config, args.settings)
-    rank, world = share_of_work(args.rank, args.world_size)
-    summary = preprocess(config, rank, world)
-    print(
-        f"{config.records}: wrote {summary.records} records of {summary.clips} clips, skipped {summary.skipped} clips"
-        f" ({summary.evaluations / max(summary.records, 1):.3g} UNet evaluations per record)"
-    )
-    if summary.guided:
-        print(
-            f"{summary.guided} of them have a motion score ({summary.guided_evaluations / summary.guided:.3g} UNet"
-            " evaluations per guided record)"
-        )
-    if summary.total is None:
-        print("shards of other processes are still missing; the last process to end completes the set")
-    else:
-        print("complete: {} records; {} clips skipped, see skipped.jsonl".format(*summary.total))
-    return 0
+from ..core.diffusion.ddim import DDIMSolver
+from ..core.families import resolve_family
+from ..core.pipeline import Pipeline, load
+from ..core.video.decord_reading import decord_version, resolve_reader
+from .config import PreprocessConfig
+from .data.clips import ClipDataset, DecodedClip
+from .data.records import Record, ShardWriter, begin, finish, shard_path
+from .data.sources import Clip, fingerprint, list_clips
+from .motion_scores import MotionScorer, ScoreSettings, is_guided
+from .seeds import generator_for
 
 
 @dataclass
@@ -151,23 +99,6 @@ def made_from(config: PreprocessConfig, clips: list[Clip], size: tuple[int, int,
     }
 
 
-def weights_of(family: str, folder: str | Path | None) -> dict[str, str]:
-    """Hashes of the teacher's, the autoencoder's and the text tower's files, by name."""
-    folder = Path(folder) if folder else family_folder(family)
-    return {name: file_hash(folder / name) for name in sorted(set(BASE_FILES[family]))}
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, shortened; it is compared, not trusted."""
-    digest = hashlib.sha256()
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; give model.folder, or fetch it with `t2v-turbo download`")
-    with path.open("rb") as file:
-        while block := file.read(1 << 24):
-            digest.update(block)
-    return digest.hexdigest()[:16]
-
-
 def write_shards(
     config: PreprocessConfig, clips: list[Clip], numbers: list[int], size: tuple[int, int, int], summary: Summary
 ) -> None:
@@ -192,7 +123,7 @@ def write_shards(
     summary.evaluations, summary.guided = maker.evaluations, maker.guided
 
 
-def load_teacher(config: PreprocessConfig) -> Model:
+def load_teacher(config: PreprocessConfig) -> Pipeline:
     device = pick_device(config.model.device)
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
@@ -237,7 +168,7 @@ class RecordMaker:
         guided: records with a motion score so far.
     """
 
-    def __init__(self, config: PreprocessConfig, model: Model):
+    def __init__(self, config: PreprocessConfig, model: Pipeline):
         self.config, self.model, self.solver = config, model, DDIMSolver(model.schedule, config.solver_steps)
         self.dtype, self.guided, self._asked = DTYPES[config.dtype], 0, 0
         self.scorer = MotionScorer(model, ScoreSettings.of(config), config.motion_batch, config.gradient_checkpointing)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+
+import torch
 
 SEEDS = 2**64
 
@@ -25,3 +28,9 @@ def seed_value(text: str) -> int:
 def seeds_from(first: int, count: int) -> list[int]:
     """``count`` seeds that follow each other; after the largest comes 0."""
     return [(first + i) % SEEDS for i in range(count)]
+
+
+def generator_for(*key: int | str) -> torch.Generator:
+    """A CPU generator that depends on ``key`` alone; different keys give independent streams."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") % 2**63)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .face import Reward
+from .base import Reward
 from .registry import PAPER_WEIGHTS
 
 Decode = Callable[[Tensor], Tensor]

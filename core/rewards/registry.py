@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..keymaps import (
+from ..checkpoints.key_maps import (
     KeyMap,
     StateDict,
     clip_from_transformers,
@@ -16,11 +16,11 @@ from ..keymaps import (
     imagereward_key_map,
     internvideo2_key_map,
 )
-from .clip import CLIPReward
-from .config import CLIPConfig, ImageRewardConfig, InternVideo2Config
-from .face import Reward, RewardInfo
-from .imagereward import BLIPReward
-from .internvideo2 import InternVideo2Reward, fit_frames
+from .base import Reward, RewardInfo
+from .models.clip import CLIPReward
+from .models.config import CLIPConfig, ImageRewardConfig, InternVideo2Config
+from .models.imagereward import BLIPReward
+from .models.internvideo2 import InternVideo2Reward, fit_frames
 
 # Weights of the paper: beta_img for each image reward, beta_v for the video reward (Eq. 11).
 PAPER_WEIGHTS = {"hps": 0.2, "clip": 0.2, "internvideo2": 0.5}

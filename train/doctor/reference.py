@@ -14,15 +14,16 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ...core.checkpoints import CheckpointError, save_tensors
-from ...core.config import SHAPES
-from ...core.model import Model, family_folder, load
+from ...core.checkpoints.locations import family_folder
+from ...core.checkpoints.networks import CheckpointError, save_tensors
+from ...core.families import SHAPES
+from ...core.pipeline import Pipeline, load
 
 FILE = "doctor.safetensors"
 PROMPT, SEED, STEPS = "a red circle moves right", 0, 4
 
 
-def sample(model: Model, callback: Callable | None = None) -> Tensor:
+def sample(model: Pipeline, callback: Callable | None = None) -> Tensor:
     """Latents (1, 4, F, h, w) of the reference's prompt and seed, by any student."""
     generator = torch.Generator().manual_seed(SEED)
     noise = model.noise(1, generator)

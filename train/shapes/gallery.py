@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...core.model import Model
-from .captions import evaluation_prompts
-from .evaluate import sample_clips
+from ...core.pipeline import Pipeline
+from .evaluation import sample_clips
+from .world.captions import evaluation_prompts
 
 BORDER = 2  # white pixels around every clip
 
 
-def gallery(model: Model, rows: int, columns: int, steps: int, seed: int = 0) -> tuple[np.ndarray, list[str]]:
+def gallery(model: Pipeline, rows: int, columns: int, steps: int, seed: int = 0) -> tuple[np.ndarray, list[str]]:
     """Frames uint8 (F, H, W, 3) of a grid of clips, and their prompts row by row."""
     prompts = [prompt for prompt, _ in evaluation_prompts(rows * columns)]
     clips = np.stack(list(sample_clips(model, prompts, steps, seed=seed)))  # (N, F, h, w, 3)

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ...core.networks.vae import VideoVAE
 from ...core.rewards import Reward
 from ...core.tables import markdown
-from ...core.vae import VideoVAE
 from ...core.video import from_uint8
-from .damage import damages
-from .evaluate import WORDS
-from .matching import draw_clip
-from .world import SPEEDS, Clip
+from .evaluation import WORDS
+from .training.contrastive import draw_clip
+from .training.corruptions import damages
+from .world.dataset import Clip
+from .world.scene import SPEEDS
 
 # Captions that compete in retrieval.
 CANDIDATES = 64

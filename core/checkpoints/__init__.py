@@ -1,0 +1,1 @@
+"""Files of weights: reading, naming, merging and writing them."""

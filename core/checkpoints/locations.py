@@ -1,0 +1,51 @@
+"""Where the files of the model families lie, and what they are called."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..files import file_hash
+from .lora import split_strength
+
+PACKAGED_WEIGHTS = Path(__file__).parents[2] / "weights"
+# Students by the name that `load` takes; the first that exists is the default.
+STUDENT_FILES = {
+    "shapes": {"no-mg": "student.safetensors", "mg": "student_mg.safetensors"},
+    "videocrafter2": {"mg": "unet_mg.pt", "no-mg": "unet_no_mg.pt", "v1": "unet_lora.pt"},
+}
+# The file of the teacher, the autoencoder and the text tower.
+BASE_FILES = {
+    "shapes": ("teacher.safetensors", "vae.safetensors", "text.safetensors"),
+    "videocrafter2": ("model.ckpt", "model.ckpt", "model.ckpt"),
+}
+
+
+def models_folder() -> Path:
+    """Where downloaded checkpoints lie: ``T2V_TURBO_MODELS``, or a folder in the user's cache."""
+    chosen = os.environ.get("T2V_TURBO_MODELS")
+    return Path(chosen) if chosen else Path.home() / ".cache" / "t2v-turbo"
+
+
+def family_folder(name: str) -> Path:
+    """The folder of a family's files: in the package for the embedded one, else below the models folder."""
+    return PACKAGED_WEIGHTS / name if (PACKAGED_WEIGHTS / name).is_dir() else models_folder() / name
+
+
+def student_path(family: str, student: str | Path, folder: Path) -> Path:
+    """The checkpoint that ``student`` names: a known name, or a path, whose strength, if any, is taken off."""
+    known, student = STUDENT_FILES[family], str(split_strength(student)[0])
+    if student == "default":
+        present = [name for name in known if (folder / known[name]).exists()]
+        student = present[0] if present else next(iter(known))
+    if student in known:
+        return folder / known[student]
+    if "." in Path(student).name or os.sep in student:
+        return Path(student)
+    raise ValueError(f"unknown student '{student}'; use {', '.join(known)} or the path of a checkpoint")
+
+
+def weights_of(family: str, folder: str | Path | None) -> dict[str, str]:
+    """Hashes of the teacher's, the autoencoder's and the text tower's files, by name."""
+    folder = Path(folder) if folder else family_folder(family)
+    return {name: file_hash(folder / name) for name in sorted(set(BASE_FILES[family]))}

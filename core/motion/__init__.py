@@ -1,0 +1,1 @@
+"""Motion of a reference clip (Sec. 3.3): attention, energies, their gradient, priors, guided sampling."""

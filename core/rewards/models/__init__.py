@@ -1,0 +1,1 @@
+"""The reward models, each with its sizes and the preprocessing of its frames."""

@@ -1,0 +1,1 @@
+"""The commands: options in, one call, answer out. Nothing else sees ``argparse``."""

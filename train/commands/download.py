@@ -1,0 +1,55 @@
+"""``t2v-turbo download``: fetch the published checkpoints."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ...core.checkpoints.locations import models_folder
+from ..download import USUAL, all_files, download, place
+
+
+def _listing() -> str:
+    lines = ((name, file) for name, files in all_files().items() for file in files)
+    return "\n".join(f"  {name:<13} {file.repository} {file.file}: {file.about}" for name, file in lines)
+
+
+EXAMPLES = f"""\
+examples:
+  t2v-turbo download                          teacher and student with motion guidance, 13 GB
+  t2v-turbo download teacher no-mg            these two
+  t2v-turbo download hps clip internvideo2    the paper's reward models, for `score --model videocrafter2`
+  t2v-turbo download mg hps --folder models/  somewhere else; then give --checkpoints models/ to the other commands
+
+files:
+{_listing()}
+
+Reward models go to a folder of their own each, rewards/NAME, below the models folder or below --folder.
+"""
+
+
+def register(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "download",
+        help="fetch the published checkpoints",
+        description="Fetch the published checkpoints. A stopped download goes on where it was; what arrives is "
+        "compared with the hub's check sum and opened once.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    names = ", ".join(all_files())
+    parser.add_argument("files", nargs="*", default=list(USUAL), metavar="FILE", help=f"any of {names}")
+    parser.add_argument("--folder", type=Path, help=f"default: {models_folder() / 'videocrafter2'}; rewards: see below")
+    parser.add_argument("--endpoint", help="address of a mirror of the hub (default: the hub, or HF_ENDPOINT)")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    files = all_files()
+    unknown = [name for name in args.files if name not in files]
+    if unknown:
+        raise ValueError(f"unknown file {', '.join(unknown)}; there are {', '.join(files)}")
+    for name in args.files:
+        for published in files[name]:
+            print(download(published, place(name, args.folder), args.endpoint))
+    return 0

@@ -1,0 +1,154 @@
+"""``t2v-turbo motion``: the motion of reference clips: extract it, look at it, measure what guidance by it does."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from PIL import Image
+from tqdm.auto import tqdm
+
+from ...core.diffusion.guidance import guided_timesteps
+from ...core.diffusion.schedule import TRAIN_TIMESTEPS
+from ...core.files import replacing
+from ...core.motion.inversion import METHODS, inversion_steps
+from ...core.motion.prior import MotionPrior, Origin, make_prior
+from ...core.pipeline import Pipeline, load
+from ...core.video import to_uint8
+from ..config import check_inversion_grid
+from ..data.clips import read_frames
+from ..experiments import motion_cost, motion_memory, motion_sweep, motion_transfer, student_comparison
+from ..seeds import generator_for, seed_value
+from .options import add_model_arguments, check_minimum, check_suffix, device_and_dtype
+
+EXAMPLES = """\
+examples:
+  t2v-turbo motion extract clip.mp4 --caption "a blue square moves left" --out prior.safetensors
+  t2v-turbo motion preview prior.safetensors --out prior.png          which frame attends to which, and where
+  t2v-turbo generate "a red circle" --teacher --motion prior.safetensors --motion-strength 500 --tau 0.5
+  t2v-turbo motion cost --clips 64                      what cheaper inversions cost, and how exact their scores are
+  t2v-turbo motion sweep --strength 0 5 50 500 --tau 0.3 0.5 0.7      which lambda and tau suit a model
+  t2v-turbo motion transfer --pairs 100                 does a clip take over the direction of a reference?
+  t2v-turbo motion compare --students no-mg mg --steps 4 8             what distilling with motion guidance changed
+  t2v-turbo motion memory --batch 4                     memory of the score, before and after chunking
+
+The motion is in the temporal attention of the model: which frame every place of a frame looks at. A prior keeps it for
+the timesteps that are guided. `motion <action> --help` explains an action.
+"""
+EXTRACT = """\
+Read the motion of a clip into a prior. Consecutive frames from --start on, at the model's frame rate, are cut to the
+model's size, encoded, and taken to the noisy timesteps of the sampling that the prior will guide: by DDIM inversion
+under the clip's caption (method ddim), or by plain noise (method noise, which spares the inversion and is less exact).
+The ComfyUI node T2V-Turbo Motion Prior spreads its frames over the whole clip instead.
+"""
+PREVIEW = """\
+Draw a prior, a row per layer and their mean first. The matrix tells which frame (row) attends to which (column); the
+maps tell it at every place of every frame. The colour is the frame attended to, the brightness how much.
+"""
+# Images that Pillow writes by suffix.
+PICTURES = (".png", ".jpg", ".webp")
+
+
+def register(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "motion",
+        help="motion of reference clips: extract, look at, measure",
+        description="Motion guidance: the motion of reference clips, and what guidance by it does.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = parser.add_subparsers(dest="action", metavar="action", required=True)
+    _register_extract(actions)
+    _register_preview(actions)
+    for module in (motion_cost, motion_memory, motion_sweep, motion_transfer, student_comparison):
+        module.register(actions)
+
+
+def _register_extract(actions) -> None:
+    extract = actions.add_parser("extract", help="read a clip's motion into a prior", description=EXTRACT)
+    extract.add_argument("clip", type=Path, help="video file")
+    extract.add_argument("--caption", default="", help="what the clip shows; a good caption makes a good inversion")
+    extract.add_argument("--out", type=Path, default=Path("prior.safetensors"), help="file (prior.safetensors)")
+    extract.add_argument("--start", type=float, default=0.0, help="seconds into the clip (default: 0)")
+    extract.add_argument("--frames", type=int, help="number of frames (default: the model's own)")
+    extract.add_argument("--height", type=int, help="pixels, a multiple of 8 (default: the model's own)")
+    extract.add_argument("--width", type=int, help="pixels, a multiple of 8 (default: the model's own)")
+    extract.add_argument("--steps", type=int, default=50, help="steps of the sampling that it will guide (default: 50)")
+    extract.add_argument("--tau", type=float, default=0.5, help="part of that sampling that it will guide (0.5)")
+    extract.add_argument("--at", type=int, nargs="+", metavar="T", help="timesteps 0..999 instead of --steps and --tau")
+    extract.add_argument("--method", choices=METHODS, default="ddim", help="inversion, or plain noise (default: ddim)")
+    extract.add_argument("--grid", type=int, default=50, help="steps of the inversion; 200 are the authors' (50)")
+    extract.add_argument("--seed", type=seed_value, default=0, help="of the noise of --method noise")
+    add_model_arguments(extract)
+    extract.set_defaults(func=run_extract)
+
+
+def _register_preview(actions) -> None:
+    preview = actions.add_parser("preview", help="draw a prior", description=PREVIEW)
+    preview.add_argument("prior", type=Path, help="file of `t2v-turbo motion extract`")
+    preview.add_argument("--out", type=Path, help="picture, .png, .jpg or .webp (default: PRIOR.png)")
+    preview.add_argument("--at", type=int, metavar="T", help="timestep, the nearest one is drawn (default: the last)")
+    preview.set_defaults(func=run_preview)
+
+
+def run_extract(args: argparse.Namespace) -> None:
+    timesteps = check_extract(args)
+    model = load(args.model, None, args.checkpoints, *device_and_dtype(args))
+    prior = extract(model, args, timesteps)
+    prior.save(args.out)
+    frames, height, width = prior.size
+    print(
+        f"{args.out}: {frames} frames of {width}x{height} latents, {len(prior.layers)} layers at {len(prior.timesteps)}"
+        f" timesteps ({prior.evaluations} UNet evaluations)"
+    )
+
+
+def check_extract(args: argparse.Namespace) -> list[int]:
+    """Refuse settings out of range before a model is loaded; returns the timesteps to read at."""
+    check_suffix("--out", args.out, (".safetensors",))
+    sizes = {"--start": (args.start, 0), "--height": (args.height, 8), "--width": (args.width, 8)}
+    for name, (value, minimum) in sizes.items():
+        check_minimum(name, [] if value is None else [value], minimum)
+    if not 1 <= args.steps <= TRAIN_TIMESTEPS:
+        raise ValueError(f"--steps {args.steps} is outside 1..{TRAIN_TIMESTEPS}: use those of the sampling, 50")
+    timesteps = args.at or guided_timesteps(args.steps, args.tau)
+    if not timesteps:
+        raise ValueError(f"--tau {args.tau:g} of {args.steps} steps guides none of them: raise --tau")
+    if args.method == "ddim":
+        check_inversion_grid(args.grid, "--grid ")
+    inversion_steps(timesteps, args.method, args.grid)  # checks the timesteps
+    return timesteps
+
+
+def extract(model: Pipeline, args: argparse.Namespace, timesteps: list[int]) -> MotionPrior:
+    """The motion prior of ``args.clip``."""
+    family = model.family
+    shape = model.noise(1, torch.Generator(), args.frames, args.height, args.width).shape  # checks the size
+    factor = model.vae.config.downsampling
+    frames = read_frames(args.clip, shape[2], family.fps, shape[3] * factor, shape[4] * factor, args.start)
+    origin = Origin(family.name, args.caption, args.clip.name, args.method, args.grid, family.fps_condition)
+    with torch.no_grad(), tqdm(desc="motion prior", unit="evaluation") as bar:
+
+        def show(info: dict) -> None:
+            bar.total = info["steps"]
+            bar.update()
+
+        x0 = model.vae.encode(frames[None].float() / 255).to(model.device).float()
+        context = model.encode([args.caption])
+        generator = generator_for("motion prior", args.seed)
+        return make_prior(
+            model.unet, x0, context, timesteps, model.schedule, origin, generator=generator, callback=show
+        )
+
+
+def run_preview(args: argparse.Namespace) -> None:
+    from ...core.motion.preview import preview
+
+    prior = MotionPrior.load(args.prior)
+    out = args.out or args.prior.with_suffix(".png")
+    check_suffix("--out", out, PICTURES)
+    picture = to_uint8(preview(prior, args.at).permute(2, 0, 1)[None])[0]
+    with replacing(out) as partial:
+        Image.fromarray(picture).save(partial)
+    print(out)

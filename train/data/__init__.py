@@ -1,0 +1,1 @@
+"""Training data: videos and captions in, records out and in again."""

@@ -1,0 +1,1 @@
+"""What ``t2v-turbo doctor`` looks at, one thing a file."""

@@ -1,0 +1,1 @@
+"""The paper's tables and our measurements; their commands are in ``commands``."""

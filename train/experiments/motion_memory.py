@@ -1,0 +1,252 @@
+"""What chunking and checkpointing save: the peak memory of a motion score, measured by the system."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import re
+import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.checkpoint import checkpoint
+from tqdm.auto import tqdm
+
+# What the command alone needs is imported where it is used, for every process of a row imports this module.
+from ...core.families import VIDEOCRAFTER2
+from ...core.motion.probe import read_reference
+from ...core.motion.score import motion_score
+from ...core.networks.config import UNetConfig
+from ...core.networks.unet import UNet3D
+from ...core.text_files import read_text
+from ..seeds import seed_value
+
+ABOUT = """\
+Measure the peak memory of the motion score of a batch of clips, before and after what keeps it low: one clip at a time
+(chunking) and activations that are recomputed in the backward pass (checkpointing). The UNet is VideoCrafter2's, by
+default of a quarter of its width, with random weights. Every row is a process of its own; its peak is the largest
+resident memory on a CPU, or the allocator's on cuda, less what the weights and inputs took before the score.
+"""
+MEBIBYTE = 2**20
+STATUS = Path("/proc/self/status")
+TIMESTEP = 799  # of all clips; memory does not depend on it
+CONTEXT_LENGTH = 77
+# Batch at once or clip by clip, without and with checkpointing; the first row is what the others are compared with.
+ROWS = [(whole, checkpointing) for whole in (True, False) for checkpointing in (False, True)]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A motion score to measure."""
+
+    config: UNetConfig
+    batch: int
+    frames: int
+    height: int  # of the latents
+    width: int
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+    seed: int = 0
+    chunk: int = 1
+    checkpointing: bool = False
+
+
+class Cost(NamedTuple):
+    """What a score took, and what it is."""
+
+    peak: int  # bytes beyond the weights and inputs
+    seconds: float
+    score: np.ndarray  # (B, C, F, H, W)
+    weights: int  # of the UNet
+
+
+def register(actions) -> None:
+    from ...core.device import PRECISIONS
+
+    memory = actions.add_parser(
+        "memory", help="memory of the motion score, before and after chunking", description=ABOUT
+    )
+    memory.add_argument("--batch", type=int, default=4, help="clips of a batch (default: 4)")
+    memory.add_argument("--frames", type=int, default=16, help="of a clip (default: 16)")
+    memory.add_argument("--height", type=int, default=16, help="of the latents (default: 16; 320 pixels are 40)")
+    memory.add_argument("--width", type=int, default=24, help="of the latents (default: 24; 512 pixels are 64)")
+    memory.add_argument("--channels", type=int, default=80, help="width of the UNet (default: 80; VideoCrafter2: 320)")
+    memory.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1 (default: cpu)")
+    memory.add_argument("--dtype", choices=PRECISIONS, default="auto", help="precision (default: auto, fp32 on a CPU)")
+    memory.add_argument("--seed", type=seed_value, default=0)
+    memory.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    from ...core.device import dtype_name
+    from ...core.tables import markdown
+
+    setting = setting_of(args)
+    costs = measure_rows(setting)
+    print(markdown(memory_table(costs)))
+    print(
+        f"{args.batch} clips of {args.frames} frames of {args.width}x{args.height} latents; UNet of "
+        f"{next(iter(costs.values())).weights / 1e6:.0f} M random weights, {dtype_name(setting.dtype)}, on "
+        f"{setting.device}."
+    )
+
+
+def setting_of(args: argparse.Namespace) -> Setting:
+    """What the arguments ask for, the whole batch at once.
+
+    Raises:
+        ValueError: for sizes that the UNet cannot have, or a device whose peak cannot be measured.
+    """
+    from ...core.device import pick_device, pick_dtype
+    from ..commands.options import check_minimum
+
+    check_minimum("--batch", [args.batch], 2)  # one clip is one chunk
+    for name in ("frames", "height", "width"):
+        check_minimum(f"--{name}", [getattr(args, name)], 1)
+    device = pick_device(args.device)
+    if device.type != "cuda" and not (device.type == "cpu" and STATUS.exists()):
+        raise ValueError(f"--device {args.device}: no peak can be read there; use cuda, or cpu under Linux")
+    size = args.batch, args.frames, args.height, args.width
+    dtype = pick_dtype(args.dtype, device)
+    return Setting(scaled(args.channels), *size, str(device), dtype, args.seed, chunk=args.batch)
+
+
+def scaled(channels: int) -> UNetConfig:
+    """VideoCrafter2's UNet at another width, with as many heads and norm groups as wide; 320 is itself.
+
+    Heads of its own size would make the first temporal transformer, which has eight at any width, the largest part.
+
+    Raises:
+        ValueError: if there is none of that width.
+    """
+    usual = VIDEOCRAFTER2.unet
+    step = usual.model_channels // usual.norm_groups  # channels of a norm group
+    if channels < step or channels % step:
+        raise ValueError(f"--channels {channels} is no multiple of {step}: use 80, 160 or 320")
+    head_channels = channels * usual.head_channels // usual.model_channels
+    return replace(usual, model_channels=channels, head_channels=head_channels, norm_groups=channels // step)
+
+
+def measure_rows(setting: Setting) -> dict[Setting, Cost]:
+    """The cost of each row, the batch at once first.
+
+    Raises:
+        ValueError: if there is not enough memory, or so little is taken that the peak is not the score's.
+    """
+    costs = {}
+    for whole, checkpointing in tqdm(ROWS, desc="motion memory", unit="row"):
+        row = replace(setting, chunk=setting.batch if whole else 1, checkpointing=checkpointing)
+        try:
+            # A new process for each: what one has freed, its allocator may keep.
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                costs[row] = pool.submit(measure, row).result()
+        except (BrokenProcessPool, torch.OutOfMemoryError) as error:
+            told = f"the score at {row.chunk} clips at a time did not fit in memory ({error})"
+            raise ValueError(f"{told}: take fewer clips or frames, or smaller ones") from error
+    return costs
+
+
+# --- in a process of its own ----------
+
+
+def measure(setting: Setting) -> Cost:
+    """The cost of one score; the process must be a new one.
+
+    Raises:
+        ValueError: if less was taken than before the score.
+    """
+    device, channels = torch.device(setting.device), setting.config.in_channels
+    generator = torch.Generator().manual_seed(setting.seed)
+    unet = random_unet(setting.config, setting.seed).to(device, setting.dtype)
+    shape = setting.batch, channels, setting.frames, setting.height, setting.width
+    x, x_ref = torch.randn(shape, generator=generator), torch.randn((1, *shape[1:]), generator=generator)
+    context = torch.randn((setting.batch, CONTEXT_LENGTH, setting.config.context_dim), generator=generator)
+    x, x_ref, context = x.to(device), x_ref.to(device), context.to(device)
+    t = torch.full((setting.batch,), TIMESTEP, device=device)
+    reference = read_reference(unet, x_ref, t[:1], context[:1])  # of one clip: this takes less than any score
+    warm_up()
+    with Peak(device) as peak:
+        started = time.perf_counter()
+        found = motion_score(
+            unet, x, t, context, reference, chunk=setting.chunk, checkpointing=setting.checkpointing
+        ).score.cpu()
+        seconds = time.perf_counter() - started
+    weights = sum(parameter.numel() for parameter in unet.parameters())
+    return Cost(peak.bytes, seconds, found.numpy(), weights)
+
+
+def warm_up() -> None:
+    """Load what torch loads at the first checkpointed pass: of recent versions 100 MiB, and no part of the score."""
+    checkpoint(torch.square, torch.ones(1, requires_grad=True), use_reentrant=False).backward()
+
+
+def random_unet(config: UNetConfig, seed: int) -> UNet3D:
+    """A UNet with weights everywhere, also where a new one has zeros and so gives no gradients."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = UNet3D(config)
+        for parameter in unet.parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.02)
+    return unet.eval()
+
+
+class Peak:
+    """Largest memory taken inside a ``with`` block, in bytes beyond what was held when it began.
+
+    Attributes:
+        bytes: on cuda of the allocator's tensors; on a CPU of the process's resident memory.
+    """
+
+    def __init__(self, device: torch.device):
+        self.cuda = device if device.type == "cuda" else None
+
+    def __enter__(self) -> Peak:
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats(self.cuda)
+            self.before = torch.cuda.memory_allocated(self.cuda)
+        else:
+            self.before, self.earlier_peak = resident("VmRSS"), resident("VmHWM")
+        return self
+
+    def __exit__(self, *failure) -> None:
+        peak = torch.cuda.max_memory_allocated(self.cuda) if self.cuda else resident("VmHWM")
+        self.bytes = peak - self.before
+        if failure == (None, None, None) and not self.cuda and peak <= self.earlier_peak:
+            raise ValueError("the score takes too little memory to be measured: take more or larger clips")
+
+
+def resident(field: str) -> int:
+    """Resident memory of this process in bytes: VmRSS = now, VmHWM = its peak.
+
+    Not ``getrusage``, whose peak is at least what the parent process held when it started this one.
+    """
+    return 1024 * int(re.search(rf"^{field}:\s+(\d+) kB", read_text(STATUS), re.MULTILINE)[1])
+
+
+# --- what came out ----------
+
+
+def memory_table(costs: dict[Setting, Cost]) -> list[list]:
+    """Header and a row per setting, compared with the first."""
+    first = next(iter(costs.values()))
+    table = [["clips at a time", "checkpointing", "peak (MiB)", "of the first", "seconds", "ratio", "score"]]
+    for setting, cost in costs.items():
+        table.append([
+            setting.chunk, "on" if setting.checkpointing else "off", f"{cost.peak / MEBIBYTE:.0f}",
+            f"{100 * cost.peak / first.peak:.0f} %", f"{cost.seconds:.1f}", f"{cost.seconds / first.seconds:.2f}",
+            deviation(cost.score, first.score),
+        ])  # fmt: skip
+    return table
+
+
+def deviation(score: np.ndarray, first: np.ndarray) -> str:
+    """How far a score is from the first: the largest difference, relative to the largest value."""
+    if np.array_equal(score, first):
+        return "equal"
+    return f"differs by {np.abs(score - first).max() / np.abs(first).max():.0e}"

@@ -1,0 +1,291 @@
+"""What rewards cost in a training step, in memory and time: the table of ``t2v-turbo rewards cost``."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import tempfile
+import time
+import weakref
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from tqdm.auto import tqdm
+
+from ...core.checkpoints.locations import family_folder
+from ...core.device import WIDE_PRECISIONS, pick_device, pick_dtype
+from ...core.diffusion.distillation import Batch, ConsistencyDistillation
+from ...core.diffusion.schedule import NoiseSchedule
+from ...core.families import FAMILIES, SHAPES, FamilyConfig, resolve_family
+from ...core.networks.unet import UNet3D
+from ...core.networks.vae import VideoVAE
+from ...core.rewards import PAPER_WEIGHTS, Reward, RewardMixture, build_reward
+from ...core.rewards.loss import RewardLoss
+from ...core.tables import markdown
+from ..commands.options import check_minimum
+from ..config import named_values
+from ..shapes.training.rewards import clip_config, new_internvideo2, write_vocabulary
+
+ABOUT = """\
+Measure the forward and backward pass of a training step without rewards, with rewards on frames decoded all at once or
+in chunks, and with reward models that recompute their activations. Networks have the family's sizes and random weights;
+nothing is loaded. Memory is the peak beyond weights and inputs: of the allocator on cuda, elsewhere of all tensors that
+are alive. Time is the median over interleaved repeats, on a CPU in CPU seconds.
+"""
+MEBIBYTE = 2**20
+CAPTION = "a red circle moves left"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to do a step; ``chunk`` None = without rewards, 0 = all frames at once."""
+
+    name: str
+    chunk: int | None
+    checkpointing: bool = False
+
+
+@dataclass
+class Cost:
+    """What one step took."""
+
+    peak: int  # bytes beyond weights and inputs
+    seconds: float
+
+
+def register(actions) -> None:
+    cost = actions.add_parser("cost", help="memory and time of a training step with rewards", description=ABOUT)
+    cost.add_argument("--model", default="shapes", help=f"sizes: {' or '.join(sorted(FAMILIES))} (default: shapes)")
+    cost.add_argument("--rewards", default=",".join(PAPER_WEIGHTS), help="reward models (default: the paper's three)")
+    cost.add_argument("--channels", type=int, help="of the UNet, for sizes in between (default: the family's)")
+    cost.add_argument("--frames", type=int, help="of a clip (default: the family's)")
+    cost.add_argument("--height", type=int, help="pixels, a multiple of 8 (default: the family's)")
+    cost.add_argument("--width", type=int, help="pixels, a multiple of 8 (default: the family's)")
+    cost.add_argument("--batch", type=int, default=3, help="samples of the step (default: 3)")
+    cost.add_argument("--scored", type=int, default=1, help="samples that rewards score (default: 1)")
+    cost.add_argument("--chunk", type=int, default=1, help="frames decoded at once in the chunked rows (default: 1)")
+    cost.add_argument("--repeats", type=int, default=5, help="of every row (default: 5)")
+    cost.add_argument("--gradient-checkpointing", action="store_true", help="of the student")
+    cost.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    cost.add_argument(
+        "--dtype",
+        choices=("auto", *WIDE_PRECISIONS),
+        default="auto",
+        help="of rewards, and of autocast; auto = bf16 on cards that have it, else fp32 (default: auto)",
+    )
+    cost.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    for name in ("batch", "scored", "chunk", "repeats"):
+        check_minimum(f"--{name}", [getattr(args, name)], 1)
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(args, sized_family(args), Path(folder))
+        print(cost_table(measure(bench, rows_of(args.chunk), args.repeats)))
+    print(f"{args.batch} samples, {min(args.scored, args.batch)} of them scored; weights: {bench.weights()}.")
+
+
+def sized_family(args: argparse.Namespace) -> FamilyConfig:
+    """The family with the sizes that were asked for.
+
+    Raises:
+        ValueError: for an unknown family, or a size that the networks cannot have.
+    """
+    family = resolve_family(args.model)
+    given = {name: getattr(args, name) for name in ("frames", "height", "width") if getattr(args, name)}
+    for name in given.keys() - {"frames"}:
+        if given[name] % family.vae.downsampling:
+            raise ValueError(f"--{name} {given[name]} is no multiple of {family.vae.downsampling}: crop it")
+    if args.channels:
+        if args.channels % family.unet.norm_groups or args.channels % family.unet.head_channels:
+            raise ValueError(f"--channels {args.channels}: use {family.unet.model_channels}, or a simple part of it")
+        given["unet"] = replace(family.unet, model_channels=args.channels)
+    return replace(family, **given)
+
+
+def rows_of(chunk: int) -> list[Row]:
+    """The rows of the table; the first is what the others are compared with."""
+    return [
+        Row("without rewards", None),
+        Row("rewards, all frames at once", 0),
+        Row(f"rewards, {chunk} frame{'s' * (chunk > 1)} at a time", chunk),
+        Row("the same, reward models checkpointed", chunk, True),
+    ]
+
+
+class Bench:
+    """A student, a decoder and reward models with random weights, and a batch of noise."""
+
+    def __init__(self, args: argparse.Namespace, family: FamilyConfig, folder: Path):
+        torch.manual_seed(0)
+        self.device, self.frames = pick_device(args.device), family.frames
+        self.dtype = pick_dtype(args.dtype, self.device, WIDE_PRECISIONS)
+        self.student = UNet3D(family.unet.as_student()).train().to(self.device)
+        self.student.checkpointing = args.gradient_checkpointing
+        self.distillation = ConsistencyDistillation(NoiseSchedule())
+        self.batch = random_batch(family, args.batch, self.device)
+        self.flags = torch.arange(args.batch) < args.scored
+        self.vae = self._frozen(VideoVAE(family.vae))
+        weights = {name: 1.0 for name in named_values(args.rewards, "--rewards")}
+        plain = {name: self._frozen(random_reward(name, family.name, folder)) for name in weights}
+        twins = {name: twin_of(model) for name, model in plain.items()}
+        # By whether the models are checkpointed, which cannot be undone.
+        self.mixtures = {False: RewardMixture(plain, weights), True: RewardMixture(twins, weights)}
+        self.mixtures[True].enable_checkpointing()
+
+    def _frozen(self, network: torch.nn.Module) -> torch.nn.Module:
+        return network.requires_grad_(False).eval().to(self.device, self.dtype)
+
+    def weights(self) -> str:
+        """Sizes of the networks, in words."""
+        parts = {"student": self.student, "decoder": self.vae} | self.mixtures[False].rewards
+        return ", ".join(f"{name} {size_of(network) / MEBIBYTE:.0f} MiB" for name, network in parts.items())
+
+    def step(self, row: Row) -> None:
+        """Forward and backward pass, gradients left in place."""
+        omega = torch.full((len(self.flags),), 7.0, device=self.device)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            output = self.distillation(self.student, self.batch, omega)
+        loss = output.loss
+        if row.chunk is not None:
+            rewards = RewardLoss(self.mixtures[row.checkpointing], self.vae.decode, chunk=row.chunk or self.frames)
+            teacher, signal = self.distillation.teacher_x0(self.batch, omega), torch.ones(len(self.flags))
+            captions, generator = [CAPTION] * len(self.flags), torch.Generator().manual_seed(0)
+            loss = loss + rewards(output.prediction, captions, self.flags, teacher, signal, 0, generator)["reward_loss"]
+        loss.backward()
+
+    def clear(self) -> None:
+        self.student.zero_grad(set_to_none=True)
+
+
+def random_batch(family: FamilyConfig, count: int, device: torch.device) -> Batch:
+    factor = family.vae.downsampling
+    shape = (count, family.unet.in_channels, family.frames, family.height // factor, family.width // factor)
+    z, cond, uncond = torch.randn(3, *shape, device=device)
+    context = torch.randn(count, family.text.context_length, family.unet.context_dim, device=device)
+    # Timesteps of little noise, where the clean latents stay in the decoder's range.
+    return Batch(z, torch.full((count,), 10, device=device), cond, uncond, context)
+
+
+def random_reward(name: str, family: str, folder: Path) -> Reward:
+    """A reward model with random weights, of the embedded or the published sizes.
+
+    Args:
+        folder: where its vocabulary is written.
+
+    Raises:
+        ValueError: for a reward that the embedded family does not have.
+    """
+    if family != "shapes":
+        write_vocabulary(folder / "vocab.txt")
+        return build_reward(name, None, folder)
+    if name not in PAPER_WEIGHTS:
+        raise ValueError(f"--rewards {name}: has no embedded sizes; use {', '.join(PAPER_WEIGHTS)}, or another --model")
+    if name == "internvideo2":
+        return new_internvideo2(folder)
+    return build_reward(name, clip_config(name, SHAPES.text), family_folder(family))
+
+
+def twin_of(model: Reward) -> Reward:
+    """A copy that shares the weights."""
+    return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+
+
+def size_of(network: torch.nn.Module) -> int:
+    return sum(parameter.nbytes for parameter in network.parameters())
+
+
+# --- measuring ---------
+
+
+class LiveTensors(TorchDispatchMode):
+    """Counts the bytes of the tensors made inside that are alive; ``peak`` is the most at any time."""
+
+    def __init__(self):
+        super().__init__()
+        self.live = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        given = {_storage(leaf)._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and _storage(leaf)._cdata not in given | self._known:
+                self._add(_storage(leaf))
+        return result
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        size, key = storage.nbytes(), storage._cdata
+        self._known.add(key)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._remove, key, size)
+
+    def _remove(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live -= size
+
+
+def _storage(tensor: Tensor) -> torch.UntypedStorage:
+    return tensor.untyped_storage()
+
+
+def measure(bench: Bench, rows: list[Row], repeats: int) -> dict[Row, list[Cost]]:
+    """Costs of every row, the rows in turn, so that what else the machine does meets all of them alike."""
+    found = {row: [] for row in rows}
+    with tqdm(total=len(rows) * (repeats + 1), desc="rewards cost", unit="step") as bar:
+        peaks = {}
+        for row in rows:  # warms up, too
+            peaks[row] = peak_of(bench, row)
+            bar.update()
+        for _ in range(repeats):
+            for row in rows:
+                found[row].append(Cost(peaks[row], seconds_of(bench, row)))
+                bar.update()
+    return found
+
+
+def peak_of(bench: Bench, row: Row) -> int:
+    """Bytes at the peak of a step, beyond what there was before."""
+    bench.clear()
+    if bench.device.type == "cuda":
+        bench.step(row)  # libraries keep workspaces from their first use on
+        bench.clear()
+        torch.cuda.reset_peak_memory_stats(bench.device)
+        before = torch.cuda.memory_allocated(bench.device)
+        bench.step(row)
+        return torch.cuda.max_memory_allocated(bench.device) - before
+    with LiveTensors() as tensors:
+        bench.step(row)
+    return tensors.peak
+
+
+def seconds_of(bench: Bench, row: Row) -> float:
+    bench.clear()
+    if bench.device.type == "cpu":  # CPU seconds: what else the machine does takes none of them
+        started = time.process_time()
+        bench.step(row)
+        return time.process_time() - started
+    torch.accelerator.synchronize(bench.device)
+    started = time.perf_counter()
+    bench.step(row)
+    torch.accelerator.synchronize(bench.device)
+    return time.perf_counter() - started
+
+
+def cost_table(found: dict[Row, list[Cost]]) -> str:
+    """Peak, time, and both over the first row, as Markdown."""
+    table = [["step", "peak memory, MiB", "ratio", "seconds", "ratio"]]
+    first = next(iter(found.values()))
+    for row, costs in found.items():
+        times = [cost.seconds for cost in costs]
+        slower = statistics.median(mine / base.seconds for mine, base in zip(times, first))
+        peak = costs[0].peak
+        figures = f"{peak / MEBIBYTE:.1f}", f"{peak / first[0].peak:.2f}", f"{statistics.median(times):.3g}"
+        table.append([row.name, *figures, f"{slower:.2f}"])
+    return markdown(table)

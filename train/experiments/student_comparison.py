@@ -1,0 +1,287 @@
+"""What motion guidance does to a student: the paper's Table 4 on the embedded world, with an oracle for VBench.
+
+Every student is sampled on the same prompts from the same noise, so that what differs between two clips is the student.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from ...core.checkpoints.locations import family_folder, student_path
+from ...core.checkpoints.networks import read_state
+from ...core.pipeline import Pipeline
+from ...core.tables import markdown
+from ..commands.options import KEPT, add_place_arguments, check_minimum, check_tau, load_measured
+from ..results import KeptRows
+from ..seeds import generator_for, seed_value
+from ..shapes.world.captions import RULES, evaluation_prompts
+from ..shapes.world.scene import COLORS, SHAPES
+from .intervals import Interval, difference, mean_interval, wilson
+from .motion_sweep import judge_student
+from .motion_transfer import BATCH, Guidance
+from .report import Section, curves, write_report
+
+ABOUT = """\
+Compare students of the embedded world that were distilled with and without motion guidance, as the paper's Table 4
+does. All get the same prompts and the same noise; the oracle scores every clip. A table per number of steps holds the
+means and the paired differences to the first student with 95 % intervals, and marks those that exclude 0; a second one
+is of prompts that ask for no motion. Every batch of clips is kept: the same command goes on where it stopped.
+"""
+# Measures by field of a judged clip, in the order of the table.
+MEASURES = {
+    "color": "color", "shape": "shape", "direction": "direction", "speed": "speed", "semantic": "semantic",
+    "smoothness": "smoothness", "steadiness": "steadiness", "sharpness": "sharpness", "quality": "quality",
+    "total": "total", "moves": "dynamic degree", "displacement": "displacement (pixels per frame)",
+}  # fmt: skip
+RATES = ("color", "shape", "direction", "speed", "moves")
+MOTION, STILL = "motion", "no motion"  # what prompts ask for
+MAX_STEPS = 200  # of a student
+INTRODUCTION = [
+    "Students on the same prompts and the same noise, judged by the oracle of the embedded world; in per cent but for "
+    "the displacement. `semantic` is the mean of color, shape and direction, `quality` that of smoothness, steadiness "
+    "and sharpness, `total` that of both. The dynamic degree is the share of clips in which the object moves at all, "
+    "the displacement the length of its path in pixels of a 64x64 frame, per frame.",
+    "Intervals are of 95 %, over prompts. Differences are paired: the same prompt, the same noise. A star marks those "
+    "whose interval excludes 0; where nothing differs, one in twenty gets a star by chance.",
+]
+
+
+def register(actions) -> None:
+    compare = actions.add_parser("compare", help="students with and without motion guidance", description=ABOUT)
+    compare.add_argument(
+        "--students", nargs="+", default=["no-mg", "mg"], metavar="STUDENT",
+        help="names or checkpoint files; the first is what others are compared with (default: no-mg mg)",
+    )  # fmt: skip
+    compare.add_argument("--prompts", type=int, default=200, help="fixed prompts that ask for motion (default: 200)")
+    compare.add_argument("--still", type=int, default=48, help="prompts that ask for no motion (default: 48, 0 = none)")
+    compare.add_argument("--seeds", type=int, default=1, help="clips per prompt, each of its own noise (default: 1)")
+    compare.add_argument("--steps", type=int, nargs="+", default=[4], help="of the sampling, a table for each (4)")
+    compare.add_argument("--strength", type=float, help="lambda (default: what the student was distilled with)")
+    compare.add_argument("--tau", type=float, help="guided part of the sampling (default: as the student's lambda)")
+    compare.add_argument("--guidance", type=float, help="guidance scale (default: the family's)")
+    compare.add_argument("--seed", type=seed_value, default=0)
+    compare.add_argument("--out", type=Path, default=Path("runs/motion"), help=f"folder of rows and page; {KEPT}")
+    add_place_arguments(compare)
+    compare.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    check_arguments(args)
+    students, kept = [load_student(args, name) for name in args.students], KeptRows(args.out / "rows.json")
+    told = [f"{one.name}: lambda {one.guidance.strength:g}, tau {one.guidance.tau:g}." for one in students]
+    sections = []
+    for asks, steps in product((MOTION, STILL), args.steps):
+        count = args.prompts if asks == MOTION else args.still
+        if count:
+            plan = Plan(asks, count, args.seeds, steps, args.guidance, args.seed)
+            sections.append(compare_students(students, plan, kept))
+            print(f"{sections[-1].title}\n{markdown(sections[-1].table)}\n")
+    print(*told, "A star marks differences whose 95 % interval excludes 0.")
+    title = "Students with and without motion guidance"
+    print(write_report(args.out / "compare.html", title, [*INTRODUCTION, " ".join(told)], sections))
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Refuse settings out of range before a model is loaded."""
+    names = args.students
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise ValueError(f"--students {' '.join(names)}: name two or more different ones, such as no-mg mg")
+    for name, minimum in (("prompts", 1), ("still", 0), ("seeds", 1), ("strength", 0), ("guidance", 1)):
+        value = getattr(args, name)
+        check_minimum(f"--{name}", [] if value is None else [value], minimum)
+    check_tau([] if args.tau is None else [args.tau])
+    for steps in args.steps:
+        if not 1 <= steps <= MAX_STEPS:
+            raise ValueError(f"--steps {steps} is outside 1..{MAX_STEPS}: use 4 to 16 for a student")
+
+
+# --- what is compared ----------
+
+
+@dataclass(frozen=True)
+class Student:
+    """A student and the motion guidance that it is sampled with; lambda is 0 where it has no such input."""
+
+    name: str
+    model: Pipeline
+    guidance: Guidance
+    made_from: dict  # what its rows are bound to
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all students are asked to make."""
+
+    asks: str  # MOTION or STILL
+    prompts: int
+    draws: int  # clips per prompt
+    steps: int
+    scale: float | None  # guidance scale, None = the family's
+    seed: int
+
+    @property
+    def title(self) -> str:
+        draws = "" if self.draws == 1 else f", {self.draws} clips each"
+        return f"{self.steps} steps, {self.prompts} prompts that ask for {self.asks}{draws}"
+
+    def pairs(self) -> list[tuple[str, dict]]:
+        """Prompts and what they ask for."""
+        return evaluation_prompts(self.prompts) if self.asks == MOTION else still_prompts(self.prompts)
+
+
+def still_prompts(n: int) -> list[tuple[str, dict]]:
+    """n prompts that ask for an object that stays where it is, balanced over colours and shapes, in a fixed order."""
+    objects, texts = list(product(COLORS, SHAPES)), RULES["short_still"]
+    prompts = []
+    for i in range(n):
+        color, shape = objects[i % len(objects)]
+        text = texts[(i + i // len(objects)) % len(texts)].format(color=color, shape=shape)
+        prompts.append((text, {"color": color, "shape": shape, "direction": "still"}))
+    return prompts
+
+
+def load_student(args: argparse.Namespace, name: str) -> Student:
+    model, made_from = load_measured(args, name)
+    family = model.family.name
+    path = student_path(family, name, args.checkpoints or family_folder(family))
+    return Student(name, model, guidance_of(model, path, args.strength, args.tau), made_from)
+
+
+def guidance_of(model: Pipeline, path: Path, strength: float | None, tau: float | None) -> Guidance:
+    """The lambda and tau to sample a student with: as given, else as it was trained."""
+    if not model.unet.takes_motion:
+        return Guidance(0.0)
+    if strength is None or tau is None:
+        trained = trained_guidance(path, model.family.motion_strength)
+        strength = trained.strength if strength is None else strength
+        tau = trained.tau if tau is None else tau
+    return Guidance(strength, tau)
+
+
+def trained_guidance(path: Path, usual: float) -> Guidance:
+    """The lambda and tau that a student's file says it was distilled with; ``usual`` and 0.5 where it says nothing.
+
+    Raises:
+        ValueError: if what it says is no lambda and tau.
+    """
+    _, metadata = read_state(path)
+    try:
+        settings = json.loads(metadata.get("distill", "{}"))
+        strength, tau = settings.get("motion_strength"), settings.get("tau", 0.5)
+        guidance = Guidance(usual if strength is None else float(strength), float(tau))
+        if not (0 <= guidance.strength < math.inf and 0 <= guidance.tau <= 1):
+            raise ValueError(f"lambda {guidance.strength:g}, tau {guidance.tau:g}")
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: tells no lambda and tau to use ({error}): give --strength and --tau") from error
+    return guidance
+
+
+# --- clips and their scores ----------
+
+
+def compare_students(students: list[Student], plan: Plan, kept: KeptRows) -> Section:
+    """The table of a plan and a plot of its differences."""
+    comparisons = compare({one.name: judge_clips(one, plan, kept) for one in students}, plan.prompts)
+    return Section(plan.title, table=table_of(comparisons), svg=plot(comparisons))
+
+
+def judge_clips(student: Student, plan: Plan, kept: KeptRows) -> list[dict]:
+    """The oracle's score of every clip of a plan, draw after draw; every batch is kept when it is done."""
+    pairs, results = plan.pairs(), []
+    starts = list(product(range(plan.draws), range(0, plan.prompts, BATCH)))
+    for draw, first in tqdm(starts, desc=f"{student.name}, {plan.steps} steps, {plan.asks}", unit="batch"):
+        part = pairs[first : first + BATCH]
+        # A clip is the same however many draws there are, so that more of them add to those that are kept.
+        origin = student.made_from | asdict(student.guidance) | asdict(replace(plan, draws=1))
+        origin |= {"draw": draw, "clips": [first, len(part)]}
+        results += kept.get(origin, partial(_judge_part, student, plan, part, draw, first))["results"]
+    return results
+
+
+def _judge_part(student: Student, plan: Plan, pairs: list[tuple[str, dict]], draw: int, first: int) -> dict:
+    generators = [generator_for("compare", plan.asks, plan.seed, draw, first + i) for i in range(len(pairs))]
+    return {"results": judge_student(student.model, pairs, generators, student.guidance, plan.steps, plan.scale)}
+
+
+# --- what came out ----------
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One measure of all students."""
+
+    measure: str
+    means: dict[str, Interval]  # by student
+    gains: dict[str, Interval]  # paired differences to the first student, by the others
+
+
+def compare(results: dict[str, list[dict]], prompts: int) -> list[Comparison]:
+    """Every measure that the prompts ask for, over students whose clips are of the same prompts in the same order."""
+    comparisons = []
+    for measure in MEASURES:
+        values = {name: by_prompt(found, measure, prompts) for name, found in results.items()}
+        first, *others = values
+        if len(values[first]):
+            means = {name: _mean(measure, found) for name, found in values.items()}
+            gains = {name: difference(values[name], values[first]) for name in others}
+            comparisons.append(Comparison(measure, means, gains))
+    return comparisons
+
+
+def by_prompt(results: list[dict], measure: str, prompts: int) -> np.ndarray:
+    """Mean of a measure over each prompt's clips, of the prompts that ask for it.
+
+    The clips of one prompt are alike, so that prompts, not clips, are the independent samples of an interval.
+    """
+    values = np.array([result[measure] for result in results], float)  # None becomes NaN
+    means = values.reshape(-1, prompts).mean(axis=0)
+    return means[~np.isnan(means)]
+
+
+def _mean(measure: str, values: np.ndarray) -> Interval:
+    if measure not in RATES:
+        return mean_interval(values)
+    return Interval(float(values.mean()), *wilson(float(values.sum()), len(values)))
+
+
+def table_of(comparisons: list[Comparison]) -> list[list[str]]:
+    """A row per measure: the students' means and their differences to the first, each with its interval."""
+    first, *others = comparisons[0].means
+    table = [["", first, *others, *(f"{name} − {first}" for name in others)]]
+    for one in comparisons:
+        means = [_shown(mean, one.measure) for mean in one.means.values()]
+        gains = [_shown(gain, one.measure, "+") + " *" * gain.excludes_zero for gain in one.gains.values()]
+        table.append([MEASURES[one.measure], *means, *gains])
+    return table
+
+
+def _shown(interval: Interval, measure: str, sign: str = "") -> str:
+    """Rates and scores in per cent, a displacement as it is."""
+    factor, digits = (1, 2) if measure == "displacement" else (100, 1)
+    mean, low, high = (f"{factor * value:{sign}.{digits}f}" for value in interval)
+    return f"{mean} ({low} to {high})"
+
+
+def plot(comparisons: list[Comparison]) -> str:
+    """The differences to the first student with their intervals, in points of per cent, as SVG."""
+    shown = [one for one in comparisons if one.measure != "displacement"]  # which has another unit
+    first, *others = shown[0].means
+    series = {"no difference": ([0, 0], [-0.5, len(shown) - 0.5])}
+    for i, name in enumerate(others):
+        x, y = [], []
+        for row, one in enumerate(shown):
+            mean, low, high = (100 * value for value in one.gains[name])
+            x += [low, mean, high, math.nan]  # NaN ends a line
+            y += [row + (i + 1) / (len(others) + 1) - 0.5] * 4
+        series[f"{name} − {first}"] = (x, y)
+    labels = [MEASURES[one.measure] for one in shown]
+    return curves(series, xlabel="points", yticks=range(len(shown)), yticklabels=labels, ylim=(len(shown) - 0.5, -0.5))

@@ -1,0 +1,1 @@
+"""Scores of finished clips by reward models, and the best of several."""

@@ -1,0 +1,1 @@
+"""The training loop, and what belongs to any training: average, checkpoints, statistics."""
