@@ -106,6 +106,14 @@ def test_layers_look_downwards(path):
         assert rank(other) <= rank(module_of(path)), f"{other} is a layer above"
 
 
+def test_options_stay_at_the_door():
+    """Below the commands nothing knows how an option was written."""
+    for path in SOURCES:
+        place = path.relative_to(ROOT).as_posix()
+        if not place.startswith(("train/commands/", "nodes/graph")) and place != "train/cli.py":
+            assert "argparse" not in imports(path), place
+
+
 def test_no_circles():
     """Not for types either."""
     below = {module: imported_modules(path) for module, path in MODULES.items()}

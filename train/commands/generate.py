@@ -29,8 +29,8 @@ from ...core.tables import markdown
 from ...core.text_files import TextError, is_unicode, read_text
 from ...core.video import FORMATS, WRITABLE_SUFFIXES, check_rate, check_writable, to_uint8, write_video
 from ..scoring.best_of import Candidate, Contest, check_best_of, load_judges, numbered, tag
-from ..seeds import seed_value, seeds_from
-from .options import add_device_arguments, device_and_dtype
+from ..seeds import seeds_from
+from .options import add_device_arguments, device_and_dtype, seed_value
 from .timing import stage, tell_peak, tell_start
 
 # Guided part of the sampling where nothing says otherwise.
