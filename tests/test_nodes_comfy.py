@@ -321,9 +321,9 @@ def compare(pack_folder):
     import torch
 
     spec = importlib.util.spec_from_file_location(
-        "the/pack", f"{pack_folder}/__init__.py", submodule_search_locations=[pack_folder]
+        "t2v_turbo", f"{pack_folder}/__init__.py", submodule_search_locations=[pack_folder]
     )
-    pack = sys.modules["the/pack"] = importlib.util.module_from_spec(spec)
+    pack = sys.modules["t2v_turbo"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(pack)
 
     def run(name, **inputs):
@@ -338,8 +338,8 @@ def compare(pack_folder):
         ours = run("T2VTurboSampler", model=model, **inputs)[0]["samples"]
         (sigmas,) = run("T2VTurboSigmas", steps=4)
         found["lcm"] = difference(native_lcm(model, positive, sigmas, seed=5), ours)
-        found["ddim"], found["cfg changes"] = compare_ddim(run, pack)
-        found |= compare_vae(vae, ours) | compare_motion(run, pack)
+        found["ddim"], found["cfg changes"] = compare_ddim(run)
+        found |= compare_vae(vae, ours) | compare_motion(run)
         parameters = model.model.diffusion_model.parameters()
         found["inference weights"] = any(parameter.is_inference() for parameter in parameters)
         found["foreign"] = message_of(lambda: run("T2VTurboSampler", model=image_model(), **inputs))
@@ -387,21 +387,21 @@ def native_lcm(model, positive, sigmas, seed):
     )
 
 
-def compare_ddim(run, pack):
+def compare_ddim(run):
     """ComfyUI's euler, which is DDIM, with CFG on the teacher, against the core's sampler on the core's grid."""
-    import importlib
-
     import comfy.sample
     import comfy.samplers
     import torch
 
-    names = ("solver", "guidance", "schedule")
-    core = {name: importlib.import_module(f"{pack.__name__}.core.{name}") for name in names}
+    from t2v_turbo.core.diffusion.ddim import sample_ddim
+    from t2v_turbo.core.diffusion.guidance import cfg_model
+    from t2v_turbo.core.diffusion.schedule import NoiseSchedule, solver_grid
+
     model, clip, _ = run("T2VTurboLoader", model="shapes teacher (embedded)", precision="auto")
     positive, negative = encode(clip, "a red circle"), encode(clip, "")
-    schedule = core["schedule"].NoiseSchedule()
+    schedule = NoiseSchedule()
     noise = torch.randn(8, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    alpha_bar = schedule.alpha_bar[core["schedule"].solver_grid(10).flip(0)]
+    alpha_bar = schedule.alpha_bar[solver_grid(10).flip(0)]
     sigmas = torch.cat([(1 / alpha_bar - 1).sqrt(), torch.zeros(1)])
 
     def native(cfg):
@@ -411,23 +411,24 @@ def compare_ddim(run, pack):
         )
 
     network = model.model.diffusion_model
-    predict = core["guidance"].cfg_model(network.unet, positive[0][0], negative[0][0], 7.5, fps=8)
-    ours = core["solver"].sample_ddim(predict, noise.transpose(0, 1)[None], schedule, 10)[0].transpose(0, 1)
+    predict = cfg_model(network.unet, positive[0][0], negative[0][0], 7.5, fps=8)
+    ours = sample_ddim(predict, noise.transpose(0, 1)[None], schedule, 10)[0].transpose(0, 1)
     ours = ours / network.latent_scale
     return difference(native(7.5), ours), difference(native(1.0), ours)
 
 
-def compare_motion(run, pack):
+def compare_motion(run):
     """A guided MODEL in native samplers: beside our teacher sampler, and the energy where the guidance ends."""
-    import importlib
-
     import comfy.sample
     import comfy.samplers
     import torch
 
-    names = ("energies", "guidance", "motion", "schedule", "layers")
-    core = {name: importlib.import_module(f"{pack.__name__}.core.{name}") for name in names}
-    steps, schedule = 5, core["schedule"].NoiseSchedule()
+    from t2v_turbo.core.diffusion.schedule import NoiseSchedule, draw_noise, solver_grid
+    from t2v_turbo.core.motion.energies import find_energy
+    from t2v_turbo.core.motion.probe import by_sample, probe_attention
+    from t2v_turbo.core.networks.layers import unfold_frames
+
+    steps, schedule = 5, NoiseSchedule()
     model, clip, vae = run("T2VTurboLoader", model="shapes teacher (embedded)", precision="auto")
     positive, negative = encode(clip, "a red circle"), encode(clip, "")
     images = torch.rand(8, 64, 64, 3, generator=torch.Generator().manual_seed(0))
@@ -440,8 +441,8 @@ def compare_motion(run, pack):
     (guided,) = run("T2VTurboMotionGuidance", model=model, **motion)
     inputs = {"model": model, "positive": positive, "negative": negative, "latent": latent, "seed": 5, "steps": steps}
     ours, plain = (run("T2VTurboTeacherSampler", **inputs, cfg=7.5, fps=0, **m)[0]["samples"] for m in (motion, {}))
-    noise = core["schedule"].draw_noise((1, 4, 8, 8, 8), torch.Generator().manual_seed(5))[0].transpose(0, 1)
-    timesteps = core["schedule"].solver_grid(steps).flip(0)
+    noise = draw_noise((1, 4, 8, 8, 8), torch.Generator().manual_seed(5))[0].transpose(0, 1)
+    timesteps = solver_grid(steps).flip(0)
     sigmas = torch.cat([(1 / schedule.alpha_bar[timesteps] - 1).sqrt(), torch.zeros(1)])
 
     def native(model, name, callback=None):
@@ -454,12 +455,12 @@ def compare_motion(run, pack):
         """Of the frames that the first unguided step begins with."""
         at, begins = len(prior.timesteps), {}
         native(model, name, lambda step, denoised, x, total: begins.setdefault(step, x.clone()))
-        x = core["layers"].unfold_frames(begins[at] / (1 + sigmas[at] ** 2).sqrt(), 8)
+        x = unfold_frames(begins[at] / (1 + sigmas[at] ** 2).sqrt(), 8)
         unet = model.model.diffusion_model.unet
-        with core["motion"].probe_attention(unet) as found:
+        with probe_attention(unet) as found:
             unet(x, timesteps[at, None], positive[0][0])
-        attention = {layer: core["motion"].by_sample(part, 1) for layer, part in found.items()}
-        return float(core["energies"].find_energy("mean")(attention, prior.at(int(timesteps[at]))))
+        attention = {layer: by_sample(part, 1) for layer, part in found.items()}
+        return float(find_energy("mean")(attention, prior.at(int(timesteps[at]))))
 
     samplers = ("euler", "euler_ancestral", "heun", "dpmpp_2m", "uni_pc")
     return {
