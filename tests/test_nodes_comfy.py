@@ -6,6 +6,7 @@ nodes, and this file as a script, for what only ComfyUI's own classes can tell (
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -195,6 +196,53 @@ def write_reference(server):
     write_video(server.base / "input" / "reference.mp4", clip, 8)
 
 
+def test_a_second_run_is_cached_and_a_freed_model_is_loaded_anew(server):
+    def cached(entry):
+        return next(message["nodes"] for kind, message in entry["status"]["messages"] if kind == "execution_cached")
+
+    server.run(preset())
+    assert sorted(cached(server.run(preset()))) == sorted(preset())
+    body = json.dumps({"unload_models": True, "free_memory": True}).encode()
+    with urllib.request.urlopen(urllib.request.Request(server.url + "/free", body), timeout=30):
+        pass
+    time.sleep(2)  # for the queue's worker to wake up
+    assert cached(server.run(preset())) == []
+    log = server.log.read_text()
+    assert all(f"Requested to load {name}\n" in log for name in ("TextEncoder", "BaseModel", "VideoVAE"))
+    assert "ModuleDict" not in log and "Traceback" not in log.split("got prompt")[0]
+
+
+# Native nodes that reach into an image network, and their inputs.
+UNHEEDED = {
+    "HyperTile": {"tile_size": 256, "swap_size": 2, "max_depth": 0, "scale_depth": False},
+    "TomePatchModel": {"ratio": 0.3},
+    "FreeU_V2": {"b1": 1.3, "b2": 1.4, "s1": 0.9, "s2": 0.2},
+    "PerturbedAttentionGuidance": {"scale": 3.0},
+    "SelfAttentionGuidance": {"scale": 0.5, "blur_sigma": 2.0},
+    "EasyCache": {"reuse_threshold": 0.2, "start_percent": 0.15, "end_percent": 0.95, "verbose": False},
+}
+
+
+@pytest.mark.parametrize("name", UNHEEDED)
+def test_a_patch_that_would_have_no_effect_is_refused_in_a_native_ksampler(server, name):
+    settings = {"sampler_name": "ddim", "scheduler": "ddim_uniform", "cfg": 7.5, "steps": 2}
+    graph = with_ksampler("shapes teacher (embedded)", **settings)
+    graph["20"] = {"class_type": name, "inputs": {"model": ["1", 0]} | UNHEEDED[name]}
+    graph["4"]["inputs"]["model"] = ["20", 0]
+    error = error_of(server.run(graph))
+    assert error["node_type"] == "KSampler" and "reaches into the layers of an image" in error["exception_message"]
+
+
+def test_a_node_that_wants_another_clip_or_vae_gets_a_sentence(server):
+    graph = preset()
+    graph["20"] = {"class_type": "CLIPSetLastLayer", "inputs": {"clip": ["1", 1], "stop_at_clip_layer": -2}}
+    graph["2"]["inputs"]["clip"] = ["20", 0]
+    assert "has no 'clone', which the node asks for" in error_of(server.run(graph))["exception_message"]
+    graph = preset()
+    graph["20"] = {"class_type": "VAESave", "inputs": {"vae": ["1", 2], "filename_prefix": "vae"}}
+    assert "has no 'get_sd', which the node asks for" in error_of(server.run(graph))["exception_message"]
+
+
 def motion_graph(server, **sampler):
     """The motion preset in few evaluations, with a reference video in the input folder."""
     write_reference(server)
@@ -298,9 +346,18 @@ def test_native_samplers_and_nodes_agree_with_ours(base):
     assert result.returncode == 0, result.stderr[-3000:]
     found = json.loads(result.stdout.splitlines()[-1])
     assert found["lcm"] < 1e-5 and found["ddim"] < 1e-5 and found["cfg changes"] > 1e-3
-    assert found["tiled"] < 1e-5 and found["round trip shape"] == [8, 4, 8, 8]
+    assert found["one tile"] < 1e-5 < found["tiled"] and found["round trip shape"] == [8, 4, 16, 16]
+    assert found["cancelled"] == ["sampling", "decoding", "decoding in tiles", "encoding", "encoding in tiles"]
     assert "another kind of model (UNetModel)" in found["foreign"]
-    assert found["cancelled"] and not found["inference weights"] and found["moves whole"]
+    assert found["passed over"] == {
+        "RescaleCFG": "sampler_cfg_function",
+        "ModelSamplingDiscrete": "model_sampling",
+        "a patch": "patches",
+        "a wrapper": "predict_noise",
+    }
+    assert found["weights patched"] > 1e-3
+    assert not found["inference weights"] and found["moves whole"] and found["freed"]
+    assert found["float8 asked for"] == "torch.float32"
     assert found["motion"] < 1e-4 and found["motion changes"] > 1e-3
     assert len(found["energies"]) == 5
     assert all(guided < plain for guided, plain in found["energies"].values()), found["energies"]
@@ -317,7 +374,7 @@ def compare(pack_folder):
     from comfy.cli_args import args
 
     args.cpu = True
-    import comfy.model_management as management
+    import comfy.model_management  # noqa: F401 - by which the pack knows where it is
     import torch
 
     spec = importlib.util.spec_from_file_location(
@@ -339,17 +396,87 @@ def compare(pack_folder):
         (sigmas,) = run("T2VTurboSigmas", steps=4)
         found["lcm"] = difference(native_lcm(model, positive, sigmas, seed=5), ours)
         found["ddim"], found["cfg changes"] = compare_ddim(run)
-        found |= compare_vae(vae, ours) | compare_motion(run)
+        found |= compare_vae(vae) | compare_motion(run)
         parameters = model.model.diffusion_model.parameters()
         found["inference weights"] = any(parameter.is_inference() for parameter in parameters)
         found["foreign"] = message_of(lambda: run("T2VTurboSampler", model=image_model(), **inputs))
         found["moves whole"] = moves_whole(run("T2VTurboLoader", model="shapes (embedded)", precision="auto")[0])
-        management.interrupt_current_processing()
-        try:
-            run("T2VTurboSampler", model=model, **inputs)
-        except management.InterruptProcessingException:
-            found["cancelled"] = True
+        found["passed over"] = passed_over(model, lambda changed: run("T2VTurboSampler", model=changed, **inputs))
+        patched = run("T2VTurboSampler", model=with_patched_weight(model), **inputs)[0]["samples"]
+        found["weights patched"] = difference(patched, ours)
+        images = torch.rand(2, 128, 128, 3)
+        work = {
+            "sampling": lambda: run("T2VTurboSampler", model=model, **inputs),
+            "decoding": lambda: vae.decode(ours),
+            "decoding in tiles": lambda: vae.decode_tiled(ours, tile_x=4, tile_y=4, overlap=1),
+            "encoding": lambda: vae.encode(images),
+            "encoding in tiles": lambda: vae.encode_tiled(images, tile_x=64, tile_y=64, overlap=16),
+        }
+        found["cancelled"] = [name for name, function in work.items() if is_cancelled(function)]
+        found["freed"] = is_freed(run)
+        args.fp8_e4m3fn_unet = True
+        model, _, _ = run("T2VTurboLoader", model="shapes (embedded)", precision="auto")
+        found["float8 asked for"] = str(model.model_dtype())
     print(json.dumps(found))
+
+
+def is_freed(run):
+    """Whether nothing holds the three networks any more, once they were used and ComfyUI unloads its models."""
+    import gc
+    import weakref
+
+    import comfy.model_management as management
+
+    def use():
+        model, clip, vae = run("T2VTurboLoader", model="shapes (embedded)", precision="auto")
+        ((latent,),) = run("T2VTurboEmptyLatentVideo", width=64, height=64, frames=8)
+        inputs = {"positive": encode(clip, "a red circle"), "latent": latent, "steps": 1, "guidance": 7.5, "fps": 0}
+        vae.encode(vae.decode(run("T2VTurboSampler", model=model, seed=0, **inputs)[0]["samples"]))
+        return [weakref.ref(network) for network in (model.model, clip.text, vae.vae)]
+
+    networks = use()
+    management.unload_all_models()
+    gc.collect()
+    return not any(network() for network in networks) and not management.current_loaded_models
+
+
+def is_cancelled(function):
+    """Whether some work hears the Cancel button."""
+    import comfy.model_management as management
+
+    management.interrupt_current_processing()
+    try:
+        function()
+    except management.InterruptProcessingException:
+        return True
+
+
+def passed_over(model, sample):
+    """What our sampler says that it would pass over of the changes that native nodes make of a MODEL."""
+    import comfy_extras.nodes_model_advanced as advanced
+    from comfy.patcher_extension import WrappersMP
+
+    patched, wrapped = model.clone(), model.clone()
+    patched.set_model_attn1_patch(print)
+    wrapped.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "cache", print)
+    changed = {
+        "RescaleCFG": advanced.RescaleCFG().patch(model, 0.7)[0],
+        "ModelSamplingDiscrete": advanced.ModelSamplingDiscrete().patch(model, "lcm", False)[0],
+        "a patch": patched,
+        "a wrapper": wrapped,
+    }
+    told = {name: message_of(lambda changed=changed: sample(changed)) for name, changed in changed.items()}
+    return {name: re.search(r"how it samples \((.*)\), which has no effect", text)[1] for name, text in told.items()}
+
+
+def with_patched_weight(model):
+    """A MODEL with one weight changed, as a LoRA does it."""
+    import torch
+
+    key = next(key for key in model.model_state_dict() if key.endswith("attn1.to_q.weight"))
+    patched = model.clone()
+    patched.add_patches({key: (torch.ones_like(model.model_state_dict()[key]),)}, 1.0)
+    return patched
 
 
 def encode(clip, text):
@@ -479,13 +606,22 @@ def moves_whole(model):
     return moved and model.partially_unload(torch.device("cpu"), 1) == 0
 
 
-def compare_vae(vae, samples):
+def compare_vae(vae):
+    import torch
+
     import nodes
 
-    (images,) = nodes.VAEDecode().decode(vae, {"samples": samples})
-    (tiled,) = nodes.VAEDecodeTiled().decode(vae, {"samples": samples}, tile_size=512)
+    latent = {"samples": torch.randn(8, 4, 16, 16, generator=torch.Generator().manual_seed(0))}
+    (images,) = nodes.VAEDecode().decode(vae, latent)
+    whole, tiled = (nodes.VAEDecodeTiled().decode(vae, latent, tile_size=size, overlap=16)[0] for size in (512, 64))
     (encoded,) = nodes.VAEEncode().encode(vae, images)
-    return {"tiled": difference(tiled, images), "round trip shape": list(encoded["samples"].shape)}
+    (in_tiles,) = nodes.VAEEncodeTiled().encode(vae, images, tile_size=64, overlap=16)
+    assert in_tiles["samples"].shape == encoded["samples"].shape
+    return {
+        "one tile": difference(whole, images),
+        "tiled": difference(tiled, images),
+        "round trip shape": list(encoded["samples"].shape),
+    }
 
 
 def image_model():
