@@ -14,6 +14,7 @@ from ...core.pipeline import Pipeline, load
 from ..host import host
 from ..inputs import EMBEDDED_MODELS
 
+# How the key ends of a weight that reads the prompt, in the UNet's own names.
 PROMPT_WEIGHT = "spatial.blocks.0.attn2.to_k.weight"
 
 
