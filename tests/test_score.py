@@ -14,10 +14,13 @@ from test_rewards import LONG, SMALL, VOCABULARY, randomized
 
 from t2v_turbo.core.checkpoints.locations import PACKAGED_WEIGHTS
 from t2v_turbo.core.rewards import PAPER_WEIGHTS, build_reward, load_mixture, load_reward, reward_path, save_reward
+from t2v_turbo.core.rewards.best_of import best_of
+from t2v_turbo.core.rewards.scoring import score_clip
 from t2v_turbo.core.video import from_uint8, iterate_video, read_metadata, read_video, write_video
 from t2v_turbo.train.cli import main
-from t2v_turbo.train.commands import score
-from t2v_turbo.train.scoring.best_of import Contest, read_weights
+from t2v_turbo.train.scoring import rewards as reward_models
+from t2v_turbo.train.scoring import scoring
+from t2v_turbo.train.scoring.best_of import read_weights
 
 PROMPT, OTHER = "a red circle moves right", "a blue square"
 
@@ -107,7 +110,7 @@ def test_one_encoding_serves_all_prompts(name, frames, rewards):
     pixels = np.random.default_rng(1).integers(0, 256, (frames, 20, 36, 3), dtype=np.uint8)
     prompts = (PROMPT, OTHER, " ".join(LONG.split()[:100]))
     expected = [reward.score(from_uint8(pixels)[None], [prompt]).item() for prompt in prompts]
-    assert score.score_clip(reward, list(pixels), prompts) == pytest.approx(expected, abs=1e-4)
+    assert score_clip(reward, list(pixels), prompts).tolist() == pytest.approx(expected, abs=1e-4)
 
 
 def test_image_rewards_see_as_many_frames_as_asked(scores, rewards):
@@ -122,9 +125,9 @@ def test_image_rewards_see_as_many_frames_as_asked(scores, rewards):
 def test_a_long_clip_is_seen_evenly_in_bounded_memory(scores, rewards, monkeypatch):
     shades = np.linspace(0, 255, 100).astype(np.uint8)
     write_video("long.mp4", np.broadcast_to(shades[:, None, None, None], (100, 32, 40, 3)).copy(), 24)
-    seen = [int(frame.mean()) for frame in score.read_evenly("long.mp4", 10)]
+    seen = [int(frame.mean()) for frame in scoring.read_evenly("long.mp4", 10)]
     assert seen == pytest.approx(shades[::10].tolist(), abs=3)
-    assert len(score.read_evenly("long.mp4", 100)) == 100
+    assert len(scoring.read_evenly("long.mp4", 100)) == 100
     alive = []
 
     def counted(*args):
@@ -133,9 +136,9 @@ def test_a_long_clip_is_seen_evenly_in_bounded_memory(scores, rewards, monkeypat
             alive[-1] += 1
             yield frame
 
-    monkeypatch.setattr(score, "iterate_video", counted)
+    monkeypatch.setattr(scoring, "iterate_video", counted)
     scores("long.mp4", PROMPT)
-    assert alive == [score.MOST_FRAMES + 1, score.MOST_FRAMES]
+    assert alive == [scoring.MOST_FRAMES + 1, scoring.MOST_FRAMES]
 
 
 def test_one_frame(scores, rewards):
@@ -276,7 +279,7 @@ def test_a_stopped_run_goes_on(run, scores, monkeypatch, tmp_path):
     os.mkdir("clips")
     for name in "abc":
         clip(f"clips/{name}.mp4", prompt=PROMPT)
-    whole, judged, stopped = score.score_file, [], []
+    whole, judged, stopped = scoring.score_file, [], []
 
     def score_file(path, *rest):
         if path.name == "c.mp4" and not stopped:
@@ -285,7 +288,7 @@ def test_a_stopped_run_goes_on(run, scores, monkeypatch, tmp_path):
         judged.append(path.name)
         return whole(path, *rest)
 
-    monkeypatch.setattr(score, "score_file", score_file)
+    monkeypatch.setattr(scoring, "score_file", score_file)
     assert run("clips", "--out", "scores.csv")[0] == 130
     assert judged == ["a.mp4", "b.mp4"]
     assert not os.path.exists("scores.csv")
@@ -415,7 +418,7 @@ def test_a_missing_library_is_told(run, monkeypatch):
     def absent(*_, **__):
         raise ImportError(message)
 
-    monkeypatch.setattr(score, "load_reward", absent)
+    monkeypatch.setattr(reward_models, "load_reward", absent)
     code, _, error = run("a.mp4", PROMPT)
     assert code == 2
     assert message in error
@@ -426,7 +429,7 @@ def test_scores_that_are_not_finite(rewards):
     reward = load_small(rewards, "clip")
     reward.visual.proj.data.fill_(torch.nan)
     with pytest.raises(ValueError, match="needs more precision"):
-        score.score_clip(reward, [np.zeros((8, 8, 3), np.uint8)], (PROMPT,))
+        scoring.finite_scores(reward, [np.zeros((8, 8, 3), np.uint8)], (PROMPT,))
 
 
 # --- the best of several seeds ----------
@@ -502,7 +505,7 @@ def test_of_equals_the_first_wins(judges):
     highest = max(totals, key=totals.get)
     pictures[4] = pictures[highest]
     out = []
-    best, table = Contest(judges, pictures.get, lambda one: out.append(one.seed)).run(PROMPT, range(5))
+    best, table = best_of(judges, pictures.get, PROMPT, range(5), lambda one: out.append(one.seed))
     assert best.seed == highest and torch.equal(best.frames, pictures[highest])
     assert sorted([*out, best.seed]) == list(range(5))
     assert [row[0] for row in table[1:] if row[-1]] == [highest]
@@ -511,7 +514,7 @@ def test_of_equals_the_first_wins(judges):
 @pytest.mark.parametrize(("value", "message"), [(math.nan, "seed 7: frames hold NaN"), (3.0, "seed 7: frames from 3")])
 def test_frames_that_cannot_be_scored(judges, value, message):
     with pytest.raises(ValueError, match=message):
-        Contest(judges, lambda _: torch.full((1, 1, 3, 8, 8), value)).run(PROMPT, range(7, 8))
+        best_of(judges, lambda _: torch.full((1, 1, 3, 8, 8), value), PROMPT, [7])
 
 
 def test_weights_of_rewards():
