@@ -36,6 +36,7 @@ LAYERS = [
     ("train.motion_scores", "train.preprocess", "train.distill_rewards", "train.distill"),
     ("train.shapes", "train.download"),
     ("train.experiments", "train.doctor"),
+    ("train.demo",),
     ("train.commands",),
     ("train.cli", "train.__main__"),
 ]
@@ -105,6 +106,26 @@ def test_layers_look_downwards(path):
     for other in imported_modules(path):
         assert other.split(".")[0] in (top, "core"), f"{other} is of another host"
         assert rank(other) <= rank(module_of(path)), f"{other} is a layer above"
+
+
+def test_nothing_writes_to_the_options():
+    """What a command was asked for is what its work is told."""
+    for path in (path for path in SOURCES if path.relative_to(ROOT).parts[0] == "train"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            written = isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load)
+            assert not (written and ast.unparse(node.value) == "args"), f"{path}: {ast.unparse(node)}"
+            assert not (isinstance(node, ast.Call) and ast.unparse(node).startswith("setattr(args")), f"{path}"
+
+
+ROOMS = ("data", "demo", "download", "generation", "preprocess", "scoring", "shapes", "timing")
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_work_knows_no_command_line(room):
+    paths = [path for path in SOURCES if module_of(path).split(".")[:2] == ["train", room]]
+    assert paths
+    for path in paths:
+        assert "argparse" not in path.read_text(), path
 
 
 def test_no_circles():
