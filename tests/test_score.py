@@ -517,6 +517,12 @@ def test_frames_that_cannot_be_scored(judges, value, message):
         best_of(judges, lambda _: torch.full((1, 1, 3, 8, 8), value), PROMPT, [7])
 
 
+def test_a_total_that_is_no_number_names_its_seed_and_the_remedy(judges):
+    judges.rewards["clip"].visual.proj.data.fill_(torch.nan)
+    with pytest.raises(ValueError, match=r"^seed 7: the rewards give nan; use fp32$"):
+        best_of(judges, lambda _: torch.zeros(1, 1, 3, 8, 8), PROMPT, [7], remedy="use fp32")
+
+
 def test_weights_of_rewards():
     assert read_weights("hps") == {"hps": 1.0}
     assert read_weights("hps, internvideo2") == {"hps": 0.2, "internvideo2": 0.5}
