@@ -10,7 +10,7 @@ import torch
 from t2v_turbo.core import video
 from t2v_turbo.nodes import graph as headless
 from t2v_turbo.train.cli import main
-from t2v_turbo.train.commands import generate
+from t2v_turbo.train.generation import generate
 from t2v_turbo.train.results import KeptRows
 
 PROMPT = "a red circle moves right"
