@@ -77,7 +77,15 @@ def _own_line(text: str) -> str:
     return text.strip().splitlines()[-1].partition(": ")[2]
 
 
-# --- standard output ---------
+# --- standard input and output ---------
+
+
+def typed_text(word: str) -> str:
+    """A word of the command line that is text for people: as UTF-8 where the locale, such as C, does not read it."""
+    try:
+        return os.fsencode(word).decode("utf-8")
+    except UnicodeError:
+        return word
 
 
 def escape_unprintable() -> None:

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from ...core.checkpoints.locations import family_folder, student_path
 from ...core.checkpoints.lora import split_strength
+from ...core.command_line import typed_text
 from ...core.device import dtype_name
 from ...core.diffusion.guidance import COMBINATIONS
 from ...core.diffusion.schedule import TRAIN_TIMESTEPS, solver_grid
@@ -77,7 +78,7 @@ def register(subparsers) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("prompt", nargs="*", help="what to show; several prompts make several videos")
+    parser.add_argument("prompt", nargs="*", type=typed_text, help="what to show; several prompts make several videos")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="text file with one prompt a line")
     parser.add_argument("--encoding", help="of the file of prompts, such as latin-1 (default: UTF-8)")
     parser.add_argument("--model", default="shapes", help=f"{' or '.join(sorted(FAMILIES))} (default: shapes)")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ...core.command_line import can_print
+from ...core.command_line import can_print, typed_text
 from ...core.device import WIDE_PRECISIONS, dtype_name, pick_device, pick_dtype
 from ...core.families import resolve_family
 from ...core.rewards import Reward, load_reward, present_rewards, reward_path
@@ -93,7 +93,7 @@ def register(subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("words", nargs="*", metavar="CLIP|PROMPT", help="clips or folders of clips, and prompts")
-    parser.add_argument("--prompt", action="append", default=[], help="a prompt; several make a matrix")
+    parser.add_argument("--prompt", action="append", default=[], type=typed_text, help="a prompt; several: a matrix")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="text file with one prompt a line")
     parser.add_argument("--table", type=Path, metavar="CSV", help="columns file,prompt; files lie in the given folder")
     parser.add_argument("--encoding", help="of table, prompt file and captions, such as latin-1 (default: UTF-8)")
@@ -171,7 +171,7 @@ def read_questions(args: argparse.Namespace) -> list[Question]:
 def sort_words(words: list[str]) -> tuple[list[str], list[str]]:
     """(clips, prompts) of the words of the command line."""
     clips = [word for word in words if _is_clip(word)]
-    return clips, [word for word in words if word not in clips]
+    return clips, [typed_text(word) for word in words if word not in clips]
 
 
 def _is_clip(word: str) -> bool:
