@@ -19,6 +19,7 @@ from published import SMALL, TEXT, UNET, VAE, published_keys, published_parts, p
 from safetensors.torch import load_file, save_file
 
 from t2v_turbo.core.checkpoints import networks as checkpoints
+from t2v_turbo.core.checkpoints import wrappers
 from t2v_turbo.core.checkpoints.networks import CheckpointError
 from t2v_turbo.core.networks.unet import UNet3D
 from t2v_turbo.core.pipeline import load
@@ -367,6 +368,7 @@ def latent_diffusion(raw):
 )  # fmt: skip
 def test_the_moving_average_is_preferred_and_told_once(tmp_path, caplog, wrapper):
     unet, raw = published_unet(UNET)
+    wrappers._tell.cache_clear()  # the folders of tests have the same name one after another
     torch.save(wrapper(raw), tmp_path / "run.ckpt")
     for _ in range(2):
         loaded = checkpoints.load_unet(tmp_path / "run.ckpt", UNET)

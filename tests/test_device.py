@@ -61,7 +61,8 @@ def test_every_command_with_a_precision_chooses_it_itself():
     declaring = {name for name, text in files.items() if '"--dtype"' in text}
     # The doctor looks at every precision unless one is named.
     assert declaring == {
-        "commands/options.py", "commands/doctor.py", "experiments/motion_memory.py", "experiments/reward_cost.py",
+        "commands/options.py", "commands/doctor.py", "commands/experiments/memory.py",
+        "commands/experiments/reward_cost.py",
     }  # fmt: skip
     assert all('default="auto"' in files[name] for name in declaring - {"commands/doctor.py"})
 

@@ -126,9 +126,7 @@ def test_the_walk_of_the_published_unets(name, tmp_path):
     factors = [torch.full((shapes[key][0] if i == 0 else 1, 1 if i == 0 else shapes[key][1]), float(n))
                for n, key in enumerate(keys) for i in (0, 1)]  # fmt: skip
     torch.save(factors, tmp_path / "list.pt")
-    from t2v_turbo.core.checkpoints.lora import (
-        _fit_walk,  # the shapes here leave kernels out, which merging would refuse
-    )
+    from t2v_turbo.core.checkpoints.lora import _fit_walk
 
     fitted = by_published(_fit_walk(load_lora(tmp_path / "list.pt"), config), config)
     assert [int(fitted[key].up[0, 0]) for key in keys] == list(range(len(keys)))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, randomize
+from safetensors.torch import save_file
 
 import t2v_turbo
 from t2v_turbo.core import pipeline
@@ -161,6 +162,24 @@ def test_the_network_takes_frames_as_the_batch_and_several_conditions():
     assert not torch.allclose(*both.chunk(2), atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("options", "control", "named"),
+    [
+        ({"patches": {"attn1_patch": [print]}}, None, "attn1_patch"),
+        ({"patches": {}, "patches_replace": {"attn1": {("middle", 0): print}}}, None, "attn1"),
+        ({"wrappers": {"diffusion_model": {"easycache": [print]}}}, None, "easycache"),
+        ({}, {"output": []}, "control"),
+    ],
+)
+def test_what_an_image_unet_alone_could_do_is_refused(options, control, named):
+    model, clip, _ = load()
+    network, x = model.get_model_object("diffusion_model"), torch.randn(8, 4, 8, 8)
+    options |= {"cond_or_uncond": [0]}
+    context = encode(clip)[0][0].expand(8, -1, -1)
+    with pytest.raises(ValueError, match=rf"^model: .* image network \({named}\), .* take that node away$"):
+        network(x, torch.full((8,), 499.0), context=context, control=control, transformer_options=options)
+
+
 def test_a_students_settings_travel_with_the_model():
     model, clip, _ = load()
     settings = model.model_options["transformer_options"][SETTINGS]
@@ -251,6 +270,14 @@ def test_tiles_cover_the_frame_and_leave_the_vae_as_it_was():
     assert vae.spacial_compression_decode() == 8 and vae.temporal_compression_decode() is None
 
 
+def test_a_node_that_wants_more_of_a_part_than_it_has_gets_a_sentence():
+    _, clip, vae = load()
+    for part, name, fits in ((clip, "clone", "CLIP Text Encode$"), (vae, "get_sd", "VAE Decode and VAE Encode")):
+        assert not hasattr(part, name)
+        with pytest.raises(AttributeError, match=f"^this part of T2V-Turbo Loader has no '{name}', .* with {fits}"):
+            getattr(part, name)()
+
+
 def test_too_small_frames_are_refused():
     with pytest.raises(ValueError, match=r"pixels: 20x7 is too small"):
         crop_to_multiple(torch.zeros(1, 3, 7, 20), 8)
@@ -307,6 +334,18 @@ def test_a_students_file_appears_and_loads_with_the_embedded_parts(tmp_path):
     (tmp_path / "mine" / "run.safetensors").touch()
     assert loader.IS_CHANGED(model="mine/run.safetensors", precision="auto") > before
     assert loader.IS_CHANGED(model=STUDENT, precision="auto") == STUDENT
+
+
+@pytest.mark.parametrize("name", ["saved.safetensors", "saved.pt"])
+@pytest.mark.parametrize("prefix", ["model.diffusion_model.unet.", "module."])
+def test_a_student_that_another_program_saved_is_of_the_family_that_its_weights_tell(tmp_path, name, prefix):
+    with torch.inference_mode(False):
+        student = randomize(UNet3D(SHAPES.unet.as_student()), 9)
+        state = {f"{prefix}{key}": value.clone() for key, value in student.state_dict().items()}
+        (torch.save if name.endswith(".pt") else save_file)(state, tmp_path / name)
+    network = load(name)[0].get_model_object("diffusion_model")
+    assert network.family == "shapes" and network.is_student
+    torch.testing.assert_close(network.unet.state_dict(), student.state_dict())
 
 
 def test_a_published_student_without_its_teacher_says_what_is_missing(tmp_path):

@@ -223,6 +223,20 @@ def test_guidance_descends_the_energy(teacher, motion):
         assert energies[0] < energies[1]
 
 
+def test_a_guided_model_is_refused_where_the_guidance_would_be_passed_over(teacher, motion):
+    parts = (guide(teacher, motion), *teacher[1:])
+    with pytest.raises(ValueError, match=r"^model: .*\(sampler_post_cfg_function\), which has no effect in T2V"):
+        sample(parts)
+
+
+@pytest.mark.parametrize("name", ["positive", "negative"])
+def test_settings_of_a_prompt_that_would_be_passed_over_are_refused(teacher, name):
+    ((context, about),) = encode(teacher[1])
+    assert torch.equal(sample(teacher), sample(teacher, positive=[[context, about | {"pooled_output": context}]]))
+    with pytest.raises(ValueError, match=rf"^{name}: carries settings \(mask, strength\) .* sample with KSampler$"):
+        sample(teacher, **{name: [[context, about | {"mask": context, "strength": 0.5}]]})
+
+
 def test_a_guided_model_leaves_the_other_as_it_was(teacher, motion):
     guided = guide(teacher, motion)
     assert guided is not teacher[0] and "sampler_post_cfg_function" not in teacher[0].model_options

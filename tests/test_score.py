@@ -17,6 +17,7 @@ from t2v_turbo.core.rewards import PAPER_WEIGHTS, build_reward, load_mixture, lo
 from t2v_turbo.core.video import from_uint8, iterate_video, read_metadata, read_video, write_video
 from t2v_turbo.train.cli import main
 from t2v_turbo.train.commands import score
+from t2v_turbo.train.scoring import scoring
 from t2v_turbo.train.scoring.best_of import Contest, read_weights
 
 PROMPT, OTHER = "a red circle moves right", "a blue square"
@@ -107,7 +108,7 @@ def test_one_encoding_serves_all_prompts(name, frames, rewards):
     pixels = np.random.default_rng(1).integers(0, 256, (frames, 20, 36, 3), dtype=np.uint8)
     prompts = (PROMPT, OTHER, " ".join(LONG.split()[:100]))
     expected = [reward.score(from_uint8(pixels)[None], [prompt]).item() for prompt in prompts]
-    assert score.score_clip(reward, list(pixels), prompts) == pytest.approx(expected, abs=1e-4)
+    assert scoring.score_clip(reward, list(pixels), prompts) == pytest.approx(expected, abs=1e-4)
 
 
 def test_image_rewards_see_as_many_frames_as_asked(scores, rewards):
@@ -122,9 +123,9 @@ def test_image_rewards_see_as_many_frames_as_asked(scores, rewards):
 def test_a_long_clip_is_seen_evenly_in_bounded_memory(scores, rewards, monkeypatch):
     shades = np.linspace(0, 255, 100).astype(np.uint8)
     write_video("long.mp4", np.broadcast_to(shades[:, None, None, None], (100, 32, 40, 3)).copy(), 24)
-    seen = [int(frame.mean()) for frame in score.read_evenly("long.mp4", 10)]
+    seen = [int(frame.mean()) for frame in scoring.read_evenly("long.mp4", 10)]
     assert seen == pytest.approx(shades[::10].tolist(), abs=3)
-    assert len(score.read_evenly("long.mp4", 100)) == 100
+    assert len(scoring.read_evenly("long.mp4", 100)) == 100
     alive = []
 
     def counted(*args):
@@ -133,9 +134,9 @@ def test_a_long_clip_is_seen_evenly_in_bounded_memory(scores, rewards, monkeypat
             alive[-1] += 1
             yield frame
 
-    monkeypatch.setattr(score, "iterate_video", counted)
+    monkeypatch.setattr(scoring, "iterate_video", counted)
     scores("long.mp4", PROMPT)
-    assert alive == [score.MOST_FRAMES + 1, score.MOST_FRAMES]
+    assert alive == [scoring.MOST_FRAMES + 1, scoring.MOST_FRAMES]
 
 
 def test_one_frame(scores, rewards):
@@ -276,7 +277,7 @@ def test_a_stopped_run_goes_on(run, scores, monkeypatch, tmp_path):
     os.mkdir("clips")
     for name in "abc":
         clip(f"clips/{name}.mp4", prompt=PROMPT)
-    whole, judged, stopped = score.score_file, [], []
+    whole, judged, stopped = scoring.score_file, [], []
 
     def score_file(path, *rest):
         if path.name == "c.mp4" and not stopped:
@@ -285,7 +286,7 @@ def test_a_stopped_run_goes_on(run, scores, monkeypatch, tmp_path):
         judged.append(path.name)
         return whole(path, *rest)
 
-    monkeypatch.setattr(score, "score_file", score_file)
+    monkeypatch.setattr(scoring, "score_file", score_file)
     assert run("clips", "--out", "scores.csv")[0] == 130
     assert judged == ["a.mp4", "b.mp4"]
     assert not os.path.exists("scores.csv")
@@ -426,7 +427,7 @@ def test_scores_that_are_not_finite(rewards):
     reward = load_small(rewards, "clip")
     reward.visual.proj.data.fill_(torch.nan)
     with pytest.raises(ValueError, match="needs more precision"):
-        score.score_clip(reward, [np.zeros((8, 8, 3), np.uint8)], (PROMPT,))
+        scoring.score_clip(reward, [np.zeros((8, 8, 3), np.uint8)], (PROMPT,))
 
 
 # --- the best of several seeds ----------

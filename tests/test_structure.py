@@ -29,11 +29,11 @@ LAYERS = [
     ("nodes.runtime",),
     ("nodes.latent", "nodes.loader", "nodes.motion", "nodes.rewards", "nodes.sampling"),
     ("nodes.graph",),
-    ("train.seeds", "train.results"),
+    ("train.seeds", "train.results", "train.timing"),
     ("train.config",),
     ("train.data", "train.training", "train.scoring"),
     ("train.motion_scores", "train.preprocess", "train.distill_rewards", "train.distill"),
-    ("train.shapes", "train.download"),
+    ("train.shapes", "train.download", "train.generation"),
     ("train.experiments", "train.doctor"),
     ("train.commands",),
     ("train.cli", "train.__main__"),
@@ -104,6 +104,14 @@ def test_layers_look_downwards(path):
     for other in imported_modules(path):
         assert other.split(".")[0] in (top, "core"), f"{other} is of another host"
         assert rank(other) <= rank(module_of(path)), f"{other} is a layer above"
+
+
+def test_options_stay_at_the_door():
+    """Below the commands nothing knows how an option was written."""
+    for path in SOURCES:
+        place = path.relative_to(ROOT).as_posix()
+        if not place.startswith(("train/commands/", "nodes/graph")) and place != "train/cli.py":
+            assert "argparse" not in imports(path), place
 
 
 def test_no_circles():

@@ -5,7 +5,8 @@ from dataclasses import fields
 
 import pytest
 
-from t2v_turbo.train import config, distill, preprocess
+from t2v_turbo.train import config
+from t2v_turbo.train.commands import distill, preprocess
 from t2v_turbo.train.config import DistillConfig, PreprocessConfig, TrainerConfig, load_config
 
 GIVEN = ["records=r", "out=o"]

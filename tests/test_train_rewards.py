@@ -1,6 +1,5 @@
 """Distillation with rewards: which samples, which weights, when; guards; the commands that measure cost and subsets."""
 
-import argparse
 import logging
 import shutil
 from dataclasses import replace
@@ -535,9 +534,8 @@ def test_cost(capsys):
 
 def test_a_step_of_the_cost_is_the_trainers(tmp_path):
     """The rows differ in memory, not in what they compute."""
-    args = argparse.Namespace(device="cpu", dtype="fp32", gradient_checkpointing=False, batch=2, scored=1,
-                              rewards="clip,hps")  # fmt: skip
-    bench, gradients = reward_cost.Bench(args, TINY, tmp_path), []
+    workload = reward_cost.Workload(TINY, batch=2, scored=1, rewards="clip,hps", device="cpu", dtype="fp32")
+    bench, gradients = reward_cost.Bench(workload, tmp_path), []
     for network in (bench.student, bench.vae):
         randomize(network, 3)
     for row in reward_cost.rows_of(1):

@@ -11,7 +11,6 @@ On the command line the stage's name is left out: ``t2v-turbo distill --config s
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import math
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -328,7 +327,7 @@ def _merge(config: Any, layer: Any, where: str, stage: str) -> Any:
     try:
         return OmegaConf.merge(config, layer)
     except ConfigKeyError as error:
-        known = [name for name, _ in _options(STAGES[stage])]
+        known = [name for name, _ in describe_settings(STAGES[stage])]
         close = difflib.get_close_matches(str(error.full_key), known, 1)
         hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
         raise ValueError(f"{where}: '{stage}' has no setting '{error.full_key}'; {hint}") from error
@@ -377,27 +376,13 @@ def find_config(file: str | Path) -> Path:
     return path
 
 
-# --- command line ---------
-
-
-def add_config_arguments(parser: argparse.ArgumentParser, stage: str, examples: str) -> None:
-    """``--config`` and ``key=value`` for a stage, and a help text with every setting and its default."""
-    parser.add_argument(
-        "--config", default="shapes", metavar="FILE", help="YAML file, or shapes or paper (default: shapes)"
-    )
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="settings, over those of the file; see below")
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    lines = [f"  {name:<24} {about}" for name, about in _options(STAGES[stage])]
-    parser.epilog = examples + "\nsettings (with their defaults, over which the file goes):\n" + "\n".join(lines)
-
-
-def _options(config: type, prefix: str = "") -> list[tuple[str, str]]:
+def describe_settings(config: type, prefix: str = "") -> list[tuple[str, str]]:
     """(dotted name, description with default) of every setting."""
     found = []
     for f in fields(config):
         default = f.default_factory() if callable(f.default_factory) else f.default
         if is_dataclass(default):
-            found += _options(type(default), f"{prefix}{f.name}.")
+            found += describe_settings(type(default), f"{prefix}{f.name}.")
         else:
             shown = "required" if default == MISSING else OmegaConf.create({"v": default})["v"]
             found.append((prefix + f.name, f"{f.metadata['about']} [{'null' if shown is None else shown}]"))

@@ -1,28 +1,12 @@
-"""Seeds of the command line: what torch's generators take."""
+"""Seeds as torch takes them, and a generator of its own for every purpose."""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 
 import torch
 
 SEEDS = 2**64
-
-
-def seed_value(text: str) -> int:
-    """A seed as the user wrote it, for argparse.
-
-    Raises:
-        argparse.ArgumentTypeError: for anything but a whole number in the range.
-    """
-    try:
-        number = int(text)
-    except ValueError:
-        number = -1
-    if not 0 <= number < SEEDS:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number from 0 to {SEEDS - 1}")
-    return number
 
 
 def seeds_from(first: int, count: int) -> list[int]:

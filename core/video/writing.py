@@ -98,7 +98,10 @@ def check_writable(path: str | Path, fps: float | None = None) -> Path:
         _check_numbered(path)
     if fps is not None:
         check_rate(fps, suffix, f"{path}: fps=")
-    return check_folder(path)
+    try:
+        return check_folder(path)
+    except ValueError as error:
+        raise VideoError(str(error)) from error
 
 
 def check_rate(fps: float, suffix: str, name: str) -> None:

@@ -74,6 +74,9 @@ class PlainHost:
 
         return callback
 
+    def changes(self, model: PlainPatcher) -> dict:
+        return model.model_options
+
     def model_folders(self) -> list[Path]:
         """None without a home folder; the embedded family needs none."""
         from ...core.checkpoints.locations import models_folder

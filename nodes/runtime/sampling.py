@@ -18,7 +18,7 @@ from ...core.motion.guidance import motion_model
 from ...core.motion.prior import MotionPrior
 from ...core.networks.layers import fold_frames
 from ..host import host
-from .wrappers import FramesAsBatch, model_settings
+from .wrappers import SETTINGS, FramesAsBatch, model_settings
 
 
 class MotionGuide(NamedTuple):
@@ -49,6 +49,7 @@ def sample_clip(model, positive: list, samples: Tensor, seed: int, steps: int, s
         ValueError: for a MODEL, CONDITIONING or LATENT that does not fit.
     """
     network = student_network(model)
+    refuse_changes(model, "T2V-Turbo Sampler")
     context = single_context(positive, network).to(model.load_device)
     generator = torch.Generator().manual_seed(seed)
     noise = clip_noise(samples, network, generator).to(model.load_device)
@@ -95,6 +96,7 @@ def sample_teacher_clip(
         ValueError: for a MODEL, CONDITIONING, LATENT or motion that does not fit.
     """
     network = teacher_network(model, "T2V-Turbo Teacher Sampler")
+    refuse_changes(model, "T2V-Turbo Teacher Sampler, which takes a motion as an input of its own")
     context, empty = (
         single_context(given, network, name).to(model.load_device)
         for given, name in ((positive, "positive"), (negative, "negative"))
@@ -129,6 +131,21 @@ def our_network(model, node: str) -> FramesAsBatch:
             "Use KSampler for other models"
         )
     return network
+
+
+def refuse_changes(model, node: str) -> None:
+    """Refuse a MODEL whose changes a node that samples by itself would pass over; those of weights are heeded.
+
+    Raises:
+        ValueError: naming the changes, for the node of this name.
+    """
+    changes = host().changes(model) | model.model_options["transformer_options"]
+    names = sorted(changes.keys() - {"transformer_options", SETTINGS})
+    if names:
+        raise ValueError(
+            f"model: a node before has changed how it samples ({', '.join(names)}), which has no effect in {node}; "
+            "take that node away, or sample with KSampler"
+        )
 
 
 def student_network(model) -> FramesAsBatch:
@@ -192,10 +209,20 @@ def unscaled(latents: Tensor, network: FramesAsBatch) -> Tensor:
 
 
 def single_context(conditioning: list, network: FramesAsBatch, name: str = "positive") -> Tensor:
-    """The prompt's embedding (1, L, D) out of the CONDITIONING of the input ``name``."""
+    """The prompt's embedding (1, L, D) out of the CONDITIONING of the input ``name``.
+
+    Raises:
+        ValueError: for several prompts, or one with settings, such as a mask, that would be passed over.
+    """
     if len(conditioning) != 1 or conditioning[0][0].shape[0] != 1:
         raise ValueError(
             f"{name}: holds {len(conditioning)} prompts, but one is taken here; for combined or scheduled prompts use "
             "KSampler, with a student sampler lcm and cfg 1"
         )
-    return network.check_context(conditioning[0][0], name)
+    context, settings = conditioning[0]
+    if names := sorted(settings.keys() - {"pooled_output"}):
+        raise ValueError(
+            f"{name}: carries settings ({', '.join(names)}) that have no effect here; take away the node that made "
+            "them, or sample with KSampler"
+        )
+    return network.check_context(context, name)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +75,9 @@ class FramesAsBatch(nn.Module):
             return student_model(self.unet, context, **settings)
         return cfg_model(self.unet, context, context, scale=1, fps=settings.get("fps", 8))
 
-    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, transformer_options: dict, **_) -> Tensor:
+    def forward(
+        self, x: Tensor, timesteps: Tensor, context: Tensor, transformer_options: dict, control=None, **_
+    ) -> Tensor:
         """Predict the noise for one or more conditions.
 
         Args:
@@ -82,7 +85,12 @@ class FramesAsBatch(nn.Module):
             timesteps: (n·F,).
             context: (n·F, L, D), each condition's repeated for every frame.
             transformer_options: holds the list ``cond_or_uncond`` of length n, and our settings.
+            control: what a ControlNet adds.
+
+        Raises:
+            ValueError: for what nodes want of an image network, and has no effect here.
         """
+        refuse_patches(transformer_options, control)
         frames = x.shape[0] // len(transformer_options["cond_or_uncond"])
         context = self.check_context(context)[::frames]
         predict = self.denoiser(context, transformer_options.get(SETTINGS, {}))
@@ -99,8 +107,36 @@ class FramesAsBatch(nn.Module):
         return context
 
 
-class ClipText:
+def refuse_patches(options: dict, control) -> None:
+    """Refuse a ControlNet, and what nodes have put into a MODEL's ``transformer_options`` for layers of other networks.
+
+    Raises:
+        ValueError: naming it.
+    """
+    parts = (options.get("patches"), options.get("patches_replace"), options.get("wrappers", {}).get("diffusion_model"))
+    names = [name for part in parts if part for name in part] + ["control"] * bool(control)
+    if names:
+        raise ValueError(
+            f"model: a node before the sampler reaches into the layers of an image network ({', '.join(names)}), which "
+            "this video network does not have; take that node away"
+        )
+
+
+class NativePart:
+    """A part of which native nodes may want more than it has; they get a sentence then."""
+
+    WORKS_WITH = ""
+
+    def __getattr__(self, name: str):
+        raise AttributeError(
+            f"this part of T2V-Turbo Loader has no '{name}', which the node asks for; it works with {self.WORKS_WITH}"
+        )
+
+
+class ClipText(NativePart):
     """The text encoder as a CLIP: what CLIPTextEncode calls."""
+
+    WORKS_WITH = "CLIP Text Encode"
 
     def __init__(self, text: TextEncoder, precision: str):
         self.text = text
@@ -121,8 +157,10 @@ class ClipText:
         return [[self.encode_from_tokens(tokens), {"pooled_output": None}]]
 
 
-class FrameVAE:
+class FrameVAE(NativePart):
     """The autoencoder as a VAE: what VAEDecode, VAEEncode and their tiled kin call."""
+
+    WORKS_WITH = "VAE Decode and VAE Encode, tiled or not"
 
     def __init__(self, vae: VideoVAE, precision: str):
         self.vae = vae
@@ -135,14 +173,18 @@ class FrameVAE:
         """Latents (F, 4, h, w) -> images (F, H, W, 3)."""
         chunk = self._load(samples.shape[-2:])
         latents = unfold_frames(samples, samples.shape[0]) * self.vae.config.scale_factor
-        return self.vae.decode(latents, chunk)[0].movedim(1, -1).float().to(host().output_device())
+        steps = self.vae.evaluations(len(samples), *samples.shape[-2:], chunk)
+        with counting(self.vae.model.decoder, steps, "decoding"):
+            return self.vae.decode(latents, chunk)[0].movedim(1, -1).float().to(host().output_device())
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         """Images (F, H, W, 3) -> latents (F, 4, h, w), the posterior's mean; sides are cropped to multiples of 8."""
         frames = crop_to_multiple(pixels[..., :3].movedim(-1, 1), self.downscale_ratio)
         chunk = self._load([side // self.downscale_ratio for side in frames.shape[-2:]])
-        latents = self.vae.encode(frames[None], chunk=chunk) / self.vae.config.scale_factor
+        steps = self.vae.evaluations(len(frames), *frames.shape[-2:], chunk, self.downscale_ratio)
+        with counting(self.vae.model.encoder, steps, "encoding"):
+            latents = self.vae.encode(frames[None], chunk=chunk) / self.vae.config.scale_factor
         return fold_frames(latents).float().to(host().output_device())
 
     def decode_tiled(self, samples: Tensor, tile_x: int = 64, tile_y: int = 64, overlap: int = 16, **_) -> Tensor:
@@ -171,7 +213,20 @@ class FrameVAE:
         """Bring the network to its device; the number of frames that fit at once."""
         frame = self.vae.frame_memory(*cells)
         host().load(self.patcher, frame)
+        if self.patcher.load_device.type == "cpu":
+            return 1  # More are slower there, and Cancel is heard after each.
         return max(1, min(16, host().free_memory(self.patcher.load_device) // frame))
+
+
+@contextmanager
+def counting(module: nn.Module, steps: int, work: str) -> Iterator[None]:
+    """A progress bar over ``steps`` evaluations of a network, between which Cancel is heard, while the block runs."""
+    progress, number = host().progress(None, steps, work), count()
+    hook = module.register_forward_hook(lambda *_: progress({"i": next(number)}))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 @contextmanager

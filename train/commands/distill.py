@@ -7,10 +7,11 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from ..config import add_config_arguments, load_config
+from ..config import load_config
 from ..distill import STUDENT, distill
 from ..distill_rewards import MEANING
 from ..preprocess import share_of_work
+from .options import add_config_arguments
 
 EXAMPLES = """\
 examples:

@@ -3,39 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import re
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from torch import Tensor
-from tqdm.auto import tqdm
 
 from ...core.checkpoints.locations import family_folder, student_path
 from ...core.checkpoints.lora import split_strength
 from ...core.command_line import typed_text
-from ...core.device import dtype_name
+from ...core.device import WIDE_PRECISIONS, pick_dtype
 from ...core.diffusion.guidance import COMBINATIONS
 from ...core.diffusion.schedule import TRAIN_TIMESTEPS, solver_grid
-from ...core.families import FAMILIES
+from ...core.families import FAMILIES, resolve_family
 from ...core.motion.prior import MotionPrior
 from ...core.pipeline import Pipeline, load
-from ...core.rewards import RewardMixture
-from ...core.tables import markdown
-from ...core.text_files import TextError, is_unicode, read_text
-from ...core.video import FORMATS, WRITABLE_SUFFIXES, check_rate, check_writable, to_uint8, write_video
-from ..scoring.best_of import Candidate, Contest, check_best_of, load_judges, numbered, tag
-from ..seeds import seed_value, seeds_from
-from .options import add_device_arguments, device_and_dtype
-from .timing import stage, tell_peak, tell_start
+from ...core.rewards import RewardMixture, load_mixture
+from ...core.video import FORMATS, WRITABLE_SUFFIXES, check_rate, check_writable
+from ..generation import ClipMaker, GenerateRequest, distilled_motion
+from ..scoring.best_of import read_weights
+from ..seeds import seeds_from
+from ..timing import stage, tell_peak, tell_start
+from .options import add_device_arguments, device_and_dtype, seed_value
+from .prompts import read_prompts
 
-# Guided part of the sampling where nothing says otherwise.
-TAU = 0.5
 # A teacher's sampling must begin in noise: the least timestep, of 0..999, of its first step.
 NOISY = 900
 
@@ -116,192 +108,41 @@ def run(args: argparse.Namespace) -> int:
     if args.fps is not None:
         check_rate(args.fps, targets[0].suffix, "--fps ")
     device, dtype = device_and_dtype(args)
-    prior = MotionPrior.load(args.motion) if args.motion else None
+    request = request_of(args)
     judges = load_judges(args, device) if args.best_of else None
     with stage("load the model", device):
-        loras = [split_strength(lora) for lora in args.lora]
-        model = load(args.model, None if args.teacher else args.student, args.checkpoints, device, dtype, loras)
-    settle_motion(args, model)
-    clips = Clips(model, args, prior)
+        model = load_model(args, device, dtype)
+    maker = ClipMaker(model, request.settled(model, own_motion(args, model)))
     count = args.best_of or 1
     for i, (prompt, target) in enumerate(zip(prompts, targets)):
         seeds = seeds_from(args.seed + i * count, count)
         if judges:
-            print(keep_best(clips, judges, prompt, seeds, target))
+            print(maker.write_best(target, judges, prompt, seeds))
         else:
-            clips.write(target, clips.sample(prompt, seeds[0]), prompt, seeds[0])
+            maker.write(target, maker.sample(prompt, seeds[0]), prompt, seeds[0])
         print(target)
     tell_peak(device)
     return 0
 
 
-@dataclass
-class Clips:
-    """Samples and writes clips as the command line says."""
-
-    model: Pipeline
-    args: argparse.Namespace
-    prior: MotionPrior | None = None
-
-    def sample(self, prompt: str, seed: int) -> Tensor:
-        """Frames (1, F, 3, H, W) in 0..1, on the CPU."""
-        model, args, prior = self.model, self.args, self.prior
-        generator = torch.Generator().manual_seed(seed)
-        noise = model.noise(1, generator, *clip_size(args, model, prior))
-        motion = {"motion": args.motion_strength, "tau": args.tau, "prior": prior, "combination": args.combination}
-        model.check_motion(args.motion_strength, prior, noise.shape)  # before the progress bar begins
-        bar = tqdm(total=self.steps, desc=prompt[:40], unit="step", leave=False)
-        with stage("encode and sample", model.device), bar:
-            latents = model.sample(
-                [prompt], noise, self.steps, self.guidance, generator, callback=lambda _: bar.update(), **motion
-            )
-        with stage("decode", model.device):
-            frames = model.decode(latents)
-        # A decoder hides infinite latents: its frames are clamped.
-        if not (latents.isfinite().all() and frames.isfinite().all()):
-            raise ValueError(f"seed {seed}: the clip holds NaN or infinite numbers; try {self.remedy()}")
-        return frames
-
-    def remedy(self) -> str:
-        """What may keep numbers within their range."""
-        strength = motion_settings(self.args, self.model, self.prior).get("motion_strength")
-        smaller = f"--motion-strength below {strength:g}" if strength else "a smaller --guidance"
-        return smaller if self.model.dtype == torch.float32 else f"--dtype fp32, or {smaller}"
-
-    def write(self, target: Path, frames: Tensor, prompt: str, seed: int, **tags: str) -> None:
-        """Write frames (1, F, 3, H, W) with the prompt, the seed, all settings and further tags."""
-        pixels = to_uint8(frames[0])
-        settings = {
-            "model": self.model.family.name,
-            "unet": "student" if self.model.is_student else "teacher",
-            "steps": self.steps,
-            "guidance": self.guidance,
-            "size": f"{pixels.shape[2]}x{pixels.shape[1]}",
-            "frames": len(pixels),
-            "dtype": dtype_name(self.model.dtype),
-            **motion_settings(self.args, self.model, self.prior),
-            **({"loras": list(self.model.loras)} if self.model.loras else {}),
-        }
-        metadata = {"prompt": prompt, "seed": str(seed), "settings": json.dumps(settings)} | tags
-        with stage("write the file"):
-            write_video(target, pixels, self.args.fps or self.model.family.fps, metadata)
-
-    @property
-    def steps(self) -> int:
-        return self.args.steps or (4 if self.model.is_student else 50)
-
-    @property
-    def guidance(self) -> float:
-        return self.model.family.guidance_scale if self.args.guidance is None else self.args.guidance
+def request_of(args: argparse.Namespace) -> GenerateRequest:
+    same = ("steps", "guidance", "frames", "height", "width", "fps", "motion_strength", "tau", "keep_all")
+    prior = {"prior": MotionPrior.load(args.motion), "prior_file": args.motion.name} if args.motion else {}
+    combination = args.combination or "released"
+    return GenerateRequest(**{name: getattr(args, name) for name in same}, combination=combination, **prior)
 
 
-def keep_best(clips: Clips, judges: RewardMixture, prompt: str, seeds: list[int], target: Path) -> str:
-    """Write the best of the seeds' clips to ``target``, the others beside it if asked for; returns the scores."""
-
-    def write(path: Path, clip: Candidate) -> None:
-        clips.write(path, clip.frames, prompt, clip.seed, **tag(clip, judges.weights, seeds))
-
-    others = (lambda clip: write(numbered(target, clip.seed), clip)) if clips.args.keep_all else None
-    best, table = Contest(judges, partial(clips.sample, prompt), others).run(prompt, seeds)
-    write(target, best)
-    return markdown(table)
+def load_model(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> Pipeline:
+    loras = [split_strength(lora) for lora in args.lora]
+    return load(args.model, None if args.teacher else args.student, args.checkpoints, device, dtype, loras)
 
 
-def settle_motion(args: argparse.Namespace, model: Pipeline) -> None:
-    """Put what a student was distilled with, or else the usual, in place of motion options that were not given.
-
-    Raises:
-        ValueError: for a tau that this student cannot take.
-    """
-    own = {}
-    if args.tau is not None and model.is_student and not model.unet.takes_motion:
-        raise ValueError(f"--tau {args.tau:g} needs a student that was distilled with motion guidance (--student mg)")
-    if model.is_student and model.unet.takes_motion:
-        folder = args.checkpoints or family_folder(model.family.name)
-        own = distilled_motion(student_path(model.family.name, args.student, folder))
-    args.motion_strength = own.get("motion_strength") if args.motion_strength is None else args.motion_strength
-    args.tau = own.get("tau", TAU) if args.tau is None else args.tau
-    args.combination = args.combination or "released"
-
-
-def distilled_motion(path: Path) -> dict[str, float]:
-    """``motion_strength`` and ``tau`` that a student was distilled with, as far as its file tells.
-
-    Raises:
-        ValueError: if what it tells makes no sense.
-    """
-    if path.suffix != ".safetensors":
+def own_motion(args: argparse.Namespace, model: Pipeline) -> dict[str, float]:
+    """The lambda and tau that a student was distilled with."""
+    if not (model.is_student and model.unet.takes_motion):
         return {}
-    with safe_open(path, "pt") as file:
-        told = (file.metadata() or {}).get("distill", "{}")
-    try:
-        settings = json.loads(told)
-        found = {name: settings[name] for name in ("motion_strength", "tau") if settings.get(name) is not None}
-        if not (0 <= found.get("motion_strength", 0) < math.inf and 0 <= found.get("tau", 0) <= 1):
-            raise ValueError(f"{found} is out of range")
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: its settings of distillation cannot be read ({error}); export it again") from error
-    return found if settings.get("motion") else {}
-
-
-def clip_size(
-    args: argparse.Namespace, model: Pipeline, prior: MotionPrior | None
-) -> tuple[int | None, int | None, int | None]:
-    """Frames, height and width: as given, else those of the prior, else the model's own (None)."""
-    given = args.frames, args.height, args.width
-    if prior is None:
-        return given
-    factor = model.vae.config.downsampling
-    sizes = prior.size[0], prior.size[1] * factor, prior.size[2] * factor
-    return tuple(size if one is None else one for one, size in zip(given, sizes))
-
-
-def motion_settings(args: argparse.Namespace, model: Pipeline, prior: MotionPrior | None) -> dict:
-    """What the file's tags say about motion guidance; {} where there was none."""
-    if prior is None and not model.unet.takes_motion:
-        return {}
-    strength = model.family.motion_strength if args.motion_strength is None else args.motion_strength
-    settings = {"motion_strength": strength, "tau": args.tau}
-    if prior is None:
-        return settings
-    about = {"motion": args.motion.name, "motion_source": prior.origin.source, "combination": args.combination}
-    return settings | about
-
-
-def read_prompts(prompts: list[str], file: Path | None, encoding: str | None = None) -> list[str]:
-    """The prompts of the command line and of the file, without empty lines.
-
-    Raises:
-        ValueError: if there is none, or one holds what is no text.
-    """
-    if encoding and not file:
-        raise ValueError(f"--encoding {encoding} is that of a file of prompts: name one with --prompts")
-    lines = read_lines(file, "--prompts", encoding) if file else []
-    found = [prompt.strip() for prompt in [*prompts, *lines] if prompt.strip()]
-    if not found:
-        raise ValueError('no prompt: write one, such as "a red circle moves right", or name a file with --prompts')
-    broken = [prompt for prompt in found if not is_unicode(prompt)]
-    if broken:
-        raise ValueError(f"prompt {broken[0]!a} holds bytes that are no text here; write it in UTF-8")
-    return found
-
-
-def read_lines(file: Path, option: str, encoding: str | None = None) -> list[str]:
-    """The lines of a text file that are not blank.
-
-    Args:
-        encoding: set by --encoding, see ``open_text``.
-
-    Raises:
-        ValueError: if it is missing or no text.
-    """
-    try:
-        text = read_text(file, encoding, "--encoding ")
-    except OSError as error:
-        raise ValueError(f"{option} {file}: cannot be read ({error.strerror}); name a text file") from error
-    except TextError as error:
-        raise ValueError(f"{option} {error}") from error
-    return [line for line in text.split("\n") if line.strip()]
+    folder = args.checkpoints or family_folder(model.family.name)
+    return distilled_motion(student_path(model.family.name, args.student, folder))
 
 
 def check_settings(args: argparse.Namespace) -> None:
@@ -385,3 +226,23 @@ def _numbered_pictures(folder: Path) -> Path:
     """The name for the pictures of a clip in a folder of its own."""
     folder.mkdir(exist_ok=True)
     return check_writable(folder / "%05d.png")
+
+
+def check_best_of(args: argparse.Namespace) -> None:
+    """Refuse options of the contest that mean nothing, before a model is loaded."""
+    if args.best_of is None and (args.reward is not None or args.keep_all):
+        raise ValueError("--reward and --keep-all choose among several clips: say how many with --best-of 8")
+    if args.best_of is not None and args.best_of < 1:
+        raise ValueError(f"--best-of {args.best_of} must be 1 or more: 4 to 16 are usual")
+
+
+def load_judges(args: argparse.Namespace, device: torch.device) -> RewardMixture:
+    """The rewards that ``--reward`` names, of the model's family.
+
+    Raises:
+        ValueError: for a reward that is unknown, or whose file is missing or damaged.
+    """
+    weights = read_weights("hps" if args.reward is None else args.reward)
+    dtype = pick_dtype(args.dtype, device, WIDE_PRECISIONS)
+    options = {"device": device, "dtype": dtype, "folder": args.checkpoints}
+    return load_mixture(weights, resolve_family(args.model).name, **options)

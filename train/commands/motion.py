@@ -20,9 +20,9 @@ from ...core.text_files import is_unicode, name_text
 from ...core.video import to_uint8
 from ..config import check_inversion_grid
 from ..data.clips import read_frames
-from ..experiments import motion_cost, motion_memory, motion_sweep, motion_transfer, student_comparison
-from ..seeds import generator_for, seed_value
-from .options import add_model_arguments, check_minimum, check_suffix, device_and_dtype
+from ..seeds import generator_for
+from .experiments import compare, cost, memory, sweep, transfer
+from .options import add_model_arguments, check_minimum, check_suffix, device_and_dtype, seed_value
 
 EXAMPLES = """\
 examples:
@@ -63,7 +63,7 @@ def register(subparsers) -> None:
     actions = parser.add_subparsers(dest="action", metavar="action", required=True)
     _register_extract(actions)
     _register_preview(actions)
-    for module in (motion_cost, motion_memory, motion_sweep, motion_transfer, student_comparison):
+    for module in (cost, memory, sweep, transfer, compare):
         module.register(actions)
 
 

@@ -14,8 +14,8 @@ from ...core.families import FAMILIES
 from ...core.files import check_folder, file_hash
 from ...core.motion.inversion import METHODS
 from ...core.pipeline import Pipeline, load
-from ..config import check_inversion_grid
-from ..seeds import seed_value
+from ..config import STAGES, check_inversion_grid, describe_settings
+from ..seeds import SEEDS
 
 KEPT = "a stopped run goes on from there"
 
@@ -101,3 +101,29 @@ def check_suffix(name: str, path: Path, suffixes: tuple[str, ...]) -> None:
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise ValueError(f"{name} {path}: is a folder or in one that does not exist; name a file in a folder that does")
     check_folder(path)
+
+
+def add_config_arguments(parser: argparse.ArgumentParser, stage: str, examples: str) -> None:
+    """``--config`` and ``key=value`` for a stage, and a help text with every setting and its default."""
+    parser.add_argument(
+        "--config", default="shapes", metavar="FILE", help="YAML file, or shapes or paper (default: shapes)"
+    )
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="settings, over those of the file; see below")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    lines = [f"  {name:<24} {about}" for name, about in describe_settings(STAGES[stage])]
+    parser.epilog = examples + "\nsettings (with their defaults, over which the file goes):\n" + "\n".join(lines)
+
+
+def seed_value(text: str) -> int:
+    """A seed as the user wrote it, for argparse.
+
+    Raises:
+        argparse.ArgumentTypeError: for anything but a whole number in the range.
+    """
+    try:
+        number = int(text)
+    except ValueError:
+        number = -1
+    if not 0 <= number < SEEDS:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from 0 to {SEEDS - 1}")
+    return number

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from ..config import add_config_arguments, load_config
+from ..config import load_config
 from ..preprocess import preprocess, share_of_work
+from .options import add_config_arguments
 
 EXAMPLES = """\
 examples:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ..experiments import reward_ablation, reward_cost
+from .experiments import reward_ablation, reward_cost
 
 EXAMPLES = """\
 examples:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
 
-import numpy as np
-import torch
 from tqdm.auto import tqdm
 
 from ...core.command_line import can_print, typed_text
@@ -20,22 +16,15 @@ from ...core.device import WIDE_PRECISIONS, dtype_name, pick_device, pick_dtype
 from ...core.families import resolve_family
 from ...core.rewards import Reward, load_reward, present_rewards, reward_path
 from ...core.rewards.base import LONG_CAPTIONS
-from ...core.text_files import check_encoding, is_unicode
-from ...core.video import VIDEO_SUFFIXES, VideoError, from_uint8, iterate_video, read_metadata, video_duration
-from ..config import PreprocessConfig
-from ..data.sources import Clip, ClipError, list_clips, read_captions
-from ..data.tables import BadRow, RowError, path_inside, read_table
+from ...core.text_files import check_encoding
+from ...core.video import VIDEO_SUFFIXES
 from ..results import KeptLines
-from ..scoring.tables import Answer, as_json, as_text, means, named, write_csv
-from .generate import read_lines
+from ..scoring.requests import ENCODING, ScoreRequest, clip_requests, table_requests
+from ..scoring.scoring import MOST_FRAMES, score_request, stamp
+from ..scoring.tables import ScoreResult, as_json, as_text, means, named, write_csv
 from .options import add_model_arguments, check_suffix
+from .prompts import read_lines
 
-# How the encoding of texts is set.
-ENCODING = "--encoding "
-# Frames of a clip that are held at once; a longer clip is seen at so many instants, evenly spaced.
-MOST_FRAMES = 32
-# Frames that an image reward is given at once.
-CHUNK = 8
 EXIT_PARTLY = 1
 
 EXAMPLES = """\
@@ -64,24 +53,6 @@ Scores of one reward can be compared with each other, those of two rewards canno
 with the reason and the others go on; the exit code is then 1, and 2 if there is no score at all. With --out a command
 that was stopped goes on where it was when it is given again.
 """
-
-
-@dataclass(frozen=True)
-class Question:
-    """A clip and what it is scored with.
-
-    Attributes:
-        name: as it is shown.
-        prompts: () = the clip's own.
-        encoding: of the caption beside it, see ``open_text``.
-        problem: why it cannot be scored, as far as the list of clips knows.
-    """
-
-    name: str
-    path: Path
-    prompts: tuple[str, ...] = ()
-    encoding: str | None = None
-    problem: str | None = None
 
 
 def register(subparsers) -> None:
@@ -115,13 +86,13 @@ def run(args: argparse.Namespace) -> int:
     check_encoding(args.encoding, ENCODING)
     if args.out:
         check_suffix("--out", args.out, (".csv",))
-    questions = read_questions(args)
+    requests = read_requests(args)
     rewards = load_rewards(args)
     kept = KeptLines(kept_beside(args.out), judged_by(args, rewards)) if args.out else None
-    answers = []
-    for question in tqdm(questions, desc="score", unit="clip", disable=len(questions) < 2):
-        answers += answer(question, rewards, args.frames, kept)
-    code = tell(answers, rewards, args)
+    results = []
+    for request in tqdm(requests, desc="score", unit="clip", disable=len(requests) < 2):
+        results += score_request(request, rewards, args.frames, kept)
+    code = tell(results, rewards, args)
     if kept:
         kept.path.unlink(missing_ok=True)
     return code
@@ -140,16 +111,10 @@ def judged_by(args: argparse.Namespace, rewards: dict[str, Reward]) -> dict:
     return {"rewards": files, "frames": args.frames, "long_captions": args.long_captions, "dtype": dtype}
 
 
-def stamp(path: Path) -> list:
-    """Path, bytes and time of change of a file: another file has another."""
-    about = path.stat()
-    return [str(path.resolve()), about.st_size, about.st_mtime_ns]
-
-
 # --- what is asked ---------
 
 
-def read_questions(args: argparse.Namespace) -> list[Question]:
+def read_requests(args: argparse.Namespace) -> list[ScoreRequest]:
     """The clips of the command line with their prompts.
 
     Raises:
@@ -160,12 +125,12 @@ def read_questions(args: argparse.Namespace) -> list[Question]:
     if args.table:
         if prompts or len(clips) > 1:
             raise ValueError("--table has the prompts: name beside it only the folder of its clips")
-        return table_questions(args.table, Path(clips[0]) if clips else None, args.encoding)
+        return table_requests(args.table, Path(clips[0]) if clips else None, args.encoding)
     if not clips:
         given = f" (nothing is there of the name {shorten(prompts[0], 60)})" if prompts else ""
         raise ValueError(f'no clip to score{given}: try `t2v-turbo score clip.mp4 "a red circle moves right"`')
-    asked = (_questions(Path(clip), tuple(prompts), len(clips) == 1, args.encoding) for clip in clips)
-    return [question for questions in asked for question in questions]
+    asked = (clip_requests(Path(clip), tuple(prompts), len(clips) == 1, args.encoding) for clip in clips)
+    return [request for requests in asked for request in requests]
 
 
 def sort_words(words: list[str]) -> tuple[list[str], list[str]]:
@@ -193,68 +158,6 @@ def check_prompts(prompts: list[str]) -> list[str]:
     return prompts
 
 
-def _questions(path: Path, prompts: tuple[str, ...], alone: bool, encoding: str | None) -> list[Question]:
-    """A clip, or those of a folder; their names are relative to a folder that is alone."""
-    if not path.exists():
-        raise VideoError(f"{path}: no such video file or folder")
-    if not path.is_dir():
-        return [Question(str(path), path, prompts, encoding)]
-    clips = list_clips(PreprocessConfig(videos=str(path), records=""))
-    clips.sort(key=lambda clip: clip.name)
-    return [
-        Question(clip.name if alone else str(clip.path), clip.path, prompts, encoding, clip.problem) for clip in clips
-    ]
-
-
-def table_questions(table: Path, folder: Path | None, encoding: str | None = None) -> list[Question]:
-    """The rows of a table with the columns file and prompt; one that cannot be used has its problem.
-
-    Args:
-        folder: where the files lie, and the table too if it is not found; None = that of the table.
-
-    Raises:
-        ValueError: if it is no such table, or no row can be used.
-    """
-    if folder and not table.is_file():
-        table = folder / table
-    folder = folder or table.parent
-    if not table.is_file():
-        raise ValueError(f"--table {table}: no such file; it is looked for here and in the clips' folder")
-
-    def question(row: dict) -> Question:
-        if not {"file", "prompt"} <= set(row):
-            raise RowError(f"a first line file,prompt and a line per clip are needed; it has {', '.join(row)}")
-        name, prompt = (row[column] or "" for column in ("file", "prompt"))
-        if not (isinstance(name, str) and isinstance(prompt, str)):
-            raise RowError(f"file={name}, prompt={prompt}: both must be text")
-        inside = path_inside(name, folder, "give a folder above both as the folder of the clips")
-        return Question(name, folder / inside, (prompt,))
-
-    rows = read_table(table, question, ("file", "prompt"), encoding, ENCODING)
-    if not rows:
-        raise ValueError(f"{table}: a first line file,prompt and a line per clip are needed")
-    return [
-        Question(f"{table}, row {row.number}", table, problem=row.reason) if isinstance(row, BadRow) else row
-        for row in rows
-    ]
-
-
-def own_prompt(path: Path, encoding: str | None = None) -> str:
-    """The prompt that a clip carries in its tags, else the caption beside it, the short one where there are two.
-
-    Raises:
-        VideoError: if there is none, or the file is broken.
-    """
-    prompt = read_metadata(path).get("prompt", "").strip()
-    if prompt and not prompt.startswith("{"):  # ComfyUI puts its graph there
-        return prompt
-    try:
-        captions = read_captions(Clip(path.name, path, None), "short", encoding, ENCODING)
-    except ClipError as error:
-        raise ClipError(f"no prompt in its tags, and {error}; give one with --prompt") from error
-    return captions.get("short") or captions["dense"]
-
-
 # --- scoring ---------
 
 
@@ -278,117 +181,31 @@ def load_rewards(args: argparse.Namespace) -> dict[str, Reward]:
     return {name: load_reward(name, family=family, folder=folder, **options) for name in names}
 
 
-def answer(
-    question: Question, rewards: dict[str, Reward], image_frames: int | None = None, kept: KeptLines | None = None
-) -> list[Answer]:
-    """Score a clip with each of its prompts.
-
-    Args:
-        image_frames: how many evenly spaced frames image rewards see; None = all, ``MOST_FRAMES`` at most.
-        kept: where scores are found and kept; None = nowhere.
-    """
-    if question.problem:
-        return [Answer(question.name, problem=question.problem)]
-    try:
-        if not question.path.is_file():
-            raise VideoError(f"{question.path}: no such video file")
-        prompts = question.prompts or (own_prompt(question.path, question.encoding),)
-        if not all(map(str.strip, prompts)):
-            raise ClipError("its prompt is empty")
-        if not all(map(is_unicode, prompts)):
-            raise ClipError("its prompt holds half a character (an unpaired surrogate), which is no text")
-        made_from = {"clip": stamp(question.path), "prompts": prompts}
-        found = kept and kept.find(made_from)
-        columns = found or score_file(question.path, prompts, rewards, image_frames)
-    except (VideoError, OSError) as error:
-        return [Answer(question.name, problem=str(error))]
-    if kept and not found:
-        kept.add(made_from, columns)
-    rows = (dict(zip(columns, scores)) for scores in zip(*columns.values()))
-    return [Answer(question.name, prompt, scores) for prompt, scores in zip(prompts, rows)]
-
-
-def score_file(
-    path: Path, prompts: tuple[str, ...], rewards: dict[str, Reward], image_frames: int | None = None
-) -> dict[str, list[float]]:
-    """Scores by reward, one per prompt, of a clip's file.
-
-    Raises:
-        VideoError: if the file is broken.
-    """
-    videos = any(reward.info.kind == "video" for reward in rewards.values())
-    frames = read_evenly(path, max(image_frames or MOST_FRAMES, MOST_FRAMES if videos else 1))
-    return {name: score_clip(reward, frames, prompts, image_frames) for name, reward in rewards.items()}
-
-
-def read_evenly(path: Path, most: int) -> list[np.ndarray]:
-    """Frames uint8 (H, W, 3) of a clip: all where there are up to ``most``, else so many, evenly spaced in time.
-
-    Raises:
-        VideoError: if the file is broken.
-    """
-    frames = list(iterate_video(path, most + 1))
-    if len(frames) <= most:
-        return frames
-    frames.clear()  # memory need not hold two sets
-    duration = video_duration(path)
-    if not duration > 0:
-        raise VideoError(f"{path}: does not tell how long it is; convert it to mp4")
-    return list(iterate_video(path, most, most / duration))
-
-
-@torch.no_grad()
-def score_clip(
-    reward: Reward, frames: list[np.ndarray], prompts: tuple[str, ...], image_frames: int | None = None
-) -> list[float]:
-    """``reward.score`` of one clip with each prompt; the clip is encoded once, a few frames at a time.
-
-    Args:
-        frames: uint8 (H, W, 3).
-
-    Raises:
-        ValueError: if a score is not finite.
-    """
-    total = len(frames)
-    if reward.info.kind == "video":
-        parts = [reward.chosen_frames(total)]
-    else:
-        count = min(image_frames or total, total)
-        chosen = [i * total // count for i in range(count)]
-        parts = [chosen[i : i + CHUNK] for i in range(0, count, CHUNK)]
-    pixels = (from_uint8(np.stack([frames[i] for i in part]))[None].to(reward.device) for part in parts)
-    features = torch.cat([reward.encode_frames(some) for some in pixels], dim=1)  # (1, K, …)
-    scores = reward.rate(features.expand(len(prompts), *features.shape[1:]), list(prompts)).tolist()
-    if not all(map(math.isfinite, scores)):
-        raise ValueError(f"{reward.info.name} gives {scores}; it needs more precision, such as --dtype fp32")
-    return scores
-
-
 # --- what is told ---------
 
 
-def tell(answers: list[Answer], rewards: dict[str, Reward], args: argparse.Namespace) -> int:
+def tell(results: list[ScoreResult], rewards: dict[str, Reward], args: argparse.Namespace) -> int:
     """Print or write the scores; returns the exit code.
 
     Raises:
         ValueError: if there is no score.
     """
-    scored, broken = ([one for one in answers if bool(one.problem) == wrong] for wrong in (False, True))
+    scored, broken = ([one for one in results if bool(one.problem) == wrong] for wrong in (False, True))
     if not scored:
         first = named(broken[0])
         raise ValueError(first if len(broken) == 1 else f"none of {len(broken)} clips can be scored: {first}; …")
     infos = {name: reward.info for name, reward in rewards.items()}
     if args.out:
-        write_csv(args.out, answers, list(infos))
+        write_csv(args.out, results, list(infos))
     if args.json:
-        text = json.dumps(as_json(answers, infos), indent=1, ensure_ascii=False)
-        print(text if can_print(text) else json.dumps(as_json(answers, infos), indent=1))
+        text = json.dumps(as_json(results, infos), indent=1, ensure_ascii=False)
+        print(text if can_print(text) else json.dumps(as_json(results, infos), indent=1))
     elif args.out:
         print(f"{args.out}: {len(scored)} scores, mean {', '.join(map(' '.join, means(scored).items()))}")
     else:
         print(as_text(scored, infos))
     if broken:
-        clips = len({one.name for one in answers})
+        clips = len({one.name for one in results})
         lines = [f"{len(broken)} of {clips} clips cannot be scored:", *map(named, broken)]
         print("\n  ".join(lines), file=sys.stderr)
     return EXIT_PARTLY if broken else 0

@@ -14,7 +14,7 @@ from ...core.families import SHAPES
 from ...core.pipeline import load
 from ...core.rewards import PAPER_WEIGHTS, load_reward
 from ...core.video import check_writable, write_video
-from ..seeds import seed_value
+from .options import seed_value
 
 EXAMPLES = """\
 examples:

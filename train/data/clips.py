@@ -10,14 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ...core.video import (
-    VideoError,
-    from_uint8,
-    iterate_video,
-    resize_and_crop,
-    to_uint8,
-    video_duration,
-)
+from ...core.video import VideoError, from_uint8, iterate_video, resize_and_crop, to_uint8, video_duration
 from ...core.video.decord_reading import decord_frames
 from ..config import PreprocessConfig
 from ..seeds import generator_for

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -13,65 +12,20 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ...core.checkpoints.locations import weights_of
-from ...core.device import dtype_name
 from ...core.diffusion.ddim import DDIMSolver
 from ...core.diffusion.schedule import NoiseSchedule
-from ...core.pipeline import Pipeline, load
+from ...core.pipeline import Pipeline
 from ...core.tables import markdown
-from ..commands.options import KEPT, add_model_arguments, check_minimum, check_tau, device_and_dtype
-from ..config import PreprocessConfig, check_inversion_grid
+from ..config import PreprocessConfig
 from ..data.clips import ClipDataset, DecodedClip
 from ..data.sources import Clip, list_clips
 from ..motion_scores import ScoreSettings, is_guided
 from ..preprocess import RecordMaker
 from ..results import KeptRows
-from ..seeds import seed_value
 from ..shapes.world.dataset import render_clip
 
-ABOUT = """\
-Compare ways to make motion scores for training: UNet evaluations per guided record, beside the cosine between the
-scores and those of the authors' scheme (200 steps, an inversion for every record). By default on rendered clips, of
-both styles in turn. One inversion may serve several records of a clip; that changes its cost only.
-"""
 # The authors' scheme: what the others are compared with.
 EXACT = ScoreSettings("ddim", 200)
-
-
-def register(actions) -> None:
-    cost = actions.add_parser("cost", help="cost and exactness of cheaper motion scores", description=ABOUT)
-    cost.add_argument("--clips", type=int, default=64, help="clips (default: 64; 8 give a first idea)")
-    cost.add_argument("--videos", help="folder or table of videos, as for preprocess (default: rendered clips)")
-    cost.add_argument("--grids", type=int, nargs="+", default=[200, 50, 25, 10], help="steps of the inversion")
-    cost.add_argument("--records", type=int, nargs="+", default=[1, 4], help="records per clip and inversion, K")
-    cost.add_argument("--tau", type=float, default=0.5, help="guided part of the timesteps (default: 0.5)")
-    cost.add_argument("--seed", type=seed_value, default=0)
-    cost.add_argument("--gradient-checkpointing", action="store_true", help="a third of the memory, 1.5 x the time")
-    cost.add_argument("--out", type=Path, default=Path("runs/motion/cost.json"), help=f"figures; {KEPT}")
-    add_model_arguments(cost)
-    cost.set_defaults(func=run)
-
-
-def run(args: argparse.Namespace) -> None:
-    for name, values in (("--clips", [args.clips]), ("--records", args.records)):
-        check_minimum(name, values, 1)
-    for steps in args.grids:
-        check_inversion_grid(steps, "--grids ")
-    check_tau([args.tau])
-    settings = [ScoreSettings("ddim", steps) for steps in args.grids] + [ScoreSettings("noise")]
-    config = PreprocessConfig(
-        videos="", records="", motion=True, tau=args.tau, records_per_clip=max(args.records), seed=args.seed,
-        gradient_checkpointing=args.gradient_checkpointing, dtype="fp32",
-    )  # fmt: skip
-    device, dtype = device_and_dtype(args)
-    model = load(args.model, None, args.checkpoints, device, dtype)
-    made_from = {"weights": weights_of(args.model, args.checkpoints), "dtype": dtype_name(dtype), "videos": args.videos}
-    if args.videos:
-        clips = read_clips(model, args.videos, args.clips, args.seed)
-    else:
-        clips = rendered_clips(model, args.clips, args.seed)
-    measured = measure(model, clips, args.clips, settings, config, KeptRows(args.out), made_from)
-    print(report(measured, settings, args.records, args.tau))
 
 
 @dataclass(frozen=True)

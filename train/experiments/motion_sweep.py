@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import asdict
 from functools import partial
 from itertools import product
@@ -12,23 +11,13 @@ import torch
 from tqdm.auto import tqdm
 
 from ...core.pipeline import Pipeline
-from ...core.tables import markdown
 from ...core.video import to_uint8
-from ..commands.options import add_experiment_arguments, check_experiment, load_measured
 from ..results import KeptRows
 from ..seeds import generator_for
 from ..shapes.world.captions import evaluation_prompts
-from .motion_transfer import BATCH, Guidance, judge, rate, run_pairs, sampling_of, transfer_table
+from .motion_transfer import BATCH, Guidance, judge, rate, transfer_table
 from .report import Section, curves, write_report
 
-ABOUT = """\
-Try every lambda with every tau on the embedded world and let the oracle judge. The teacher follows rendered references
-(see transfer), and the energy is measured at every guided step; a student with motion guidance (--student mg) is
-sampled on the fixed prompts. Prints a table, writes a page with curves, and keeps every batch of clips: the same
-command, or one with more pairs, goes on where it stopped. Other weights begin anew.
-"""
-# Small clips want small ones: the gradient of a mean grows as its clip shrinks.
-STRENGTHS = [0, 5, 15, 50, 150, 500, 1500]
 TEACHER = [
     "The teacher follows a reference clip that moves in a known direction, while the prompt names another colour and "
     "shape and no direction. `direction` is how often the oracle sees the reference's direction, by chance a quarter.",
@@ -39,30 +28,6 @@ STUDENT = [
     "A student that was distilled with motion guidance, sampled on the fixed prompts; `direction` is how often the "
     "oracle sees the direction that the prompt names.",
 ]
-
-
-def register(actions) -> None:
-    sweep = actions.add_parser("sweep", help="scores over a grid of lambda and tau", description=ABOUT)
-    sweep.add_argument("--strength", type=float, nargs="+", default=STRENGTHS, help="of lambda (0 5 15 … 1500)")
-    sweep.add_argument("--tau", type=float, nargs="+", default=[0.5], help="values of tau (default: 0.5)")
-    sweep.add_argument("--student", help="sweep a student by name or checkpoint file instead of the teacher")
-    sweep.add_argument("--pairs", type=int, default=40, help="clips per lambda and tau (default: 40)")
-    add_experiment_arguments(sweep)
-    sweep.set_defaults(func=run)
-
-
-def run(args: argparse.Namespace) -> None:
-    check_experiment(args, args.strength, args.tau)
-    model, made_from = load_measured(args, args.student)
-    guidances, kept = grid(args.strength, args.tau), KeptRows(args.out / "rows.json")
-    if args.student:
-        results = run_prompts(model, guidances, args.pairs, args.steps or 4, args.seed, kept, made_from)
-    else:
-        results = run_pairs(model, guidances, args.pairs, sampling_of(args), kept, made_from)
-    print(markdown(sweep_table(results)))
-    found = best(results)
-    print(f"highest total: lambda {found.strength:g}, tau {found.tau:g}")
-    print(write_sweep(args.out / "sweep.html", results))
 
 
 def grid(strengths: list[float], taus: list[float]) -> list[Guidance]:

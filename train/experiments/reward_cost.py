@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
 import statistics
-import tempfile
 import time
 import weakref
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,22 +19,15 @@ from ...core.checkpoints.locations import family_folder
 from ...core.device import WIDE_PRECISIONS, pick_device, pick_dtype
 from ...core.diffusion.distillation import Batch, ConsistencyDistillation
 from ...core.diffusion.schedule import NoiseSchedule
-from ...core.families import FAMILIES, SHAPES, FamilyConfig, resolve_family
+from ...core.families import SHAPES, FamilyConfig
 from ...core.networks.unet import UNet3D
 from ...core.networks.vae import VideoVAE
 from ...core.rewards import PAPER_WEIGHTS, Reward, RewardMixture, build_reward
 from ...core.rewards.loss import RewardLoss
 from ...core.tables import markdown
-from ..commands.options import check_minimum
 from ..config import named_values
 from ..shapes.training.rewards import clip_config, new_internvideo2, write_vocabulary
 
-ABOUT = """\
-Measure the forward and backward pass of a training step without rewards, with rewards on frames decoded all at once or
-in chunks, and with reward models that recompute their activations. Networks have the family's sizes and random weights;
-nothing is loaded. Memory is the peak beyond weights and inputs: of the allocator on cuda, elsewhere of all tensors that
-are alive. Time is the median over interleaved repeats, on a CPU in CPU seconds.
-"""
 MEBIBYTE = 2**20
 CAPTION = "a red circle moves left"
 
@@ -58,56 +49,6 @@ class Cost:
     seconds: float
 
 
-def register(actions) -> None:
-    cost = actions.add_parser("cost", help="memory and time of a training step with rewards", description=ABOUT)
-    cost.add_argument("--model", default="shapes", help=f"sizes: {' or '.join(sorted(FAMILIES))} (default: shapes)")
-    cost.add_argument("--rewards", default=",".join(PAPER_WEIGHTS), help="reward models (default: the paper's three)")
-    cost.add_argument("--channels", type=int, help="of the UNet, for sizes in between (default: the family's)")
-    cost.add_argument("--frames", type=int, help="of a clip (default: the family's)")
-    cost.add_argument("--height", type=int, help="pixels, a multiple of 8 (default: the family's)")
-    cost.add_argument("--width", type=int, help="pixels, a multiple of 8 (default: the family's)")
-    cost.add_argument("--batch", type=int, default=3, help="samples of the step (default: 3)")
-    cost.add_argument("--scored", type=int, default=1, help="samples that rewards score (default: 1)")
-    cost.add_argument("--chunk", type=int, default=1, help="frames decoded at once in the chunked rows (default: 1)")
-    cost.add_argument("--repeats", type=int, default=5, help="of every row (default: 5)")
-    cost.add_argument("--gradient-checkpointing", action="store_true", help="of the student")
-    cost.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
-    cost.add_argument(
-        "--dtype",
-        choices=("auto", *WIDE_PRECISIONS),
-        default="auto",
-        help="of rewards, and of autocast; auto = bf16 on cards that have it, else fp32 (default: auto)",
-    )
-    cost.set_defaults(func=run)
-
-
-def run(args: argparse.Namespace) -> None:
-    for name in ("batch", "scored", "chunk", "repeats"):
-        check_minimum(f"--{name}", [getattr(args, name)], 1)
-    with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(args, sized_family(args), Path(folder))
-        print(cost_table(measure(bench, rows_of(args.chunk), args.repeats)))
-    print(f"{args.batch} samples, {min(args.scored, args.batch)} of them scored; weights: {bench.weights()}.")
-
-
-def sized_family(args: argparse.Namespace) -> FamilyConfig:
-    """The family with the sizes that were asked for.
-
-    Raises:
-        ValueError: for an unknown family, or a size that the networks cannot have.
-    """
-    family = resolve_family(args.model)
-    given = {name: getattr(args, name) for name in ("frames", "height", "width") if getattr(args, name)}
-    for name in given.keys() - {"frames"}:
-        if given[name] % family.vae.downsampling:
-            raise ValueError(f"--{name} {given[name]} is no multiple of {family.vae.downsampling}: crop it")
-    if args.channels:
-        if args.channels % family.unet.norm_groups or args.channels % family.unet.head_channels:
-            raise ValueError(f"--channels {args.channels}: use {family.unet.model_channels}, or a simple part of it")
-        given["unet"] = replace(family.unet, model_channels=args.channels)
-    return replace(family, **given)
-
-
 def rows_of(chunk: int) -> list[Row]:
     """The rows of the table; the first is what the others are compared with."""
     return [
@@ -118,20 +59,34 @@ def rows_of(chunk: int) -> list[Row]:
     ]
 
 
+@dataclass(frozen=True)
+class Workload:
+    """The step to measure."""
+
+    family: FamilyConfig
+    batch: int = 3
+    scored: int = 1  # samples of the batch that rewards score
+    rewards: str = ",".join(PAPER_WEIGHTS)
+    checkpointing: bool = False  # of the student
+    device: str = "auto"
+    dtype: str = "auto"
+
+
 class Bench:
     """A student, a decoder and reward models with random weights, and a batch of noise."""
 
-    def __init__(self, args: argparse.Namespace, family: FamilyConfig, folder: Path):
+    def __init__(self, load: Workload, folder: Path):
         torch.manual_seed(0)
-        self.device, self.frames = pick_device(args.device), family.frames
-        self.dtype = pick_dtype(args.dtype, self.device, WIDE_PRECISIONS)
+        family = load.family
+        self.device, self.frames = pick_device(load.device), family.frames
+        self.dtype = pick_dtype(load.dtype, self.device, WIDE_PRECISIONS)
         self.student = UNet3D(family.unet.as_student()).train().to(self.device)
-        self.student.checkpointing = args.gradient_checkpointing
+        self.student.checkpointing = load.checkpointing
         self.distillation = ConsistencyDistillation(NoiseSchedule())
-        self.batch = random_batch(family, args.batch, self.device)
-        self.flags = torch.arange(args.batch) < args.scored
+        self.batch = random_batch(family, load.batch, self.device)
+        self.flags = torch.arange(load.batch) < load.scored
         self.vae = self._frozen(VideoVAE(family.vae))
-        weights = {name: 1.0 for name in named_values(args.rewards, "--rewards")}
+        weights = {name: 1.0 for name in named_values(load.rewards, "--rewards")}
         plain = {name: self._frozen(random_reward(name, family.name, folder)) for name in weights}
         twins = {name: twin_of(model) for name, model in plain.items()}
         # By whether the models are checkpointed, which cannot be undone.

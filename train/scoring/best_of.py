@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -13,9 +12,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ...core.device import WIDE_PRECISIONS, pick_dtype
-from ...core.families import resolve_family
-from ...core.rewards import RewardMixture, load_mixture
+from ...core.rewards import RewardMixture
 from ...core.rewards.registry import reward_kind
 from ..config import named_values, reward_weight
 
@@ -107,26 +104,6 @@ def read_weights(text: str) -> dict[str, float]:
 def _weight(name: str, value: str | None, alone: bool) -> float:
     reward_kind(name)  # refuses unknown names
     return 1.0 if alone and value is None else reward_weight(name, value, "--reward ")
-
-
-def check_best_of(args: argparse.Namespace) -> None:
-    """Refuse options of the contest that mean nothing, before a model is loaded."""
-    if args.best_of is None and (args.reward is not None or args.keep_all):
-        raise ValueError("--reward and --keep-all choose among several clips: say how many with --best-of 8")
-    if args.best_of is not None and args.best_of < 1:
-        raise ValueError(f"--best-of {args.best_of} must be 1 or more: 4 to 16 are usual")
-
-
-def load_judges(args: argparse.Namespace, device: torch.device) -> RewardMixture:
-    """The rewards that ``--reward`` names, of the model's family.
-
-    Raises:
-        ValueError: for a reward that is unknown, or whose file is missing or damaged.
-    """
-    weights = read_weights("hps" if args.reward is None else args.reward)
-    dtype = pick_dtype(args.dtype, device, WIDE_PRECISIONS)
-    options = {"device": device, "dtype": dtype, "folder": args.checkpoints}
-    return load_mixture(weights, resolve_family(args.model).name, **options)
 
 
 def numbered(target: Path, seed: int) -> Path:

@@ -18,7 +18,7 @@ PROMPT_WIDTH = 48
 
 
 @dataclass(frozen=True)
-class Answer:
+class ScoreResult:
     """The scores of a clip with a prompt, by reward, or why there are none."""
 
     name: str
@@ -27,43 +27,43 @@ class Answer:
     problem: str = ""
 
 
-def named(broken: Answer) -> str:
+def named(broken: ScoreResult) -> str:
     """The problem of a clip, which is named in it."""
     return broken.problem if broken.name in broken.problem else f"{broken.name}: {broken.problem}"
 
 
-def as_text(answers: list[Answer], infos: Mapping[str, RewardInfo]) -> str:
+def as_text(results: list[ScoreResult], infos: Mapping[str, RewardInfo]) -> str:
     """Markdown: a row per reward of one score, a matrix per reward of clips × prompts, else a row per clip and prompt.
 
     Args:
         infos: what the rewards say of themselves.
     """
-    if len(answers) == 1:
-        rows = [[name, _number(answers[0].scores[name]), info.unit, _range(info)] for name, info in infos.items()]
+    if len(results) == 1:
+        rows = [[name, _number(results[0].scores[name]), info.unit, _range(info)] for name, info in infos.items()]
         return markdown([["reward", "score", "unit", "range"], *rows])
-    clips, prompts = {one.name for one in answers}, {one.prompt for one in answers}
-    pairs = {(one.name, one.prompt) for one in answers}
+    clips, prompts = {one.name for one in results}, {one.prompt for one in results}
+    pairs = {(one.name, one.prompt) for one in results}
     if min(len(clips), len(prompts)) > 1 and len(pairs) == len(clips) * len(prompts):
-        tables = [f"{name}\n\n{markdown(matrix(answers, name))}" for name in infos]
+        tables = [f"{name}\n\n{markdown(matrix(results, name))}" for name in infos]
     else:
-        rows = [[one.name, _short(one.prompt), *map(_number, one.scores.values())] for one in answers]
-        last = [["mean", "", *means(answers).values()]] if len(clips) > 1 else []
+        rows = [[one.name, _short(one.prompt), *map(_number, one.scores.values())] for one in results]
+        last = [["mean", "", *means(results).values()]] if len(clips) > 1 else []
         tables = [markdown([["clip", "prompt", *infos], *rows, *last])]
     units = "\n".join(f"{name}: {info.unit}, {_range(info)}" for name, info in infos.items())
     return "\n\n".join([*tables, units])
 
 
-def matrix(answers: list[Answer], name: str) -> list[list[str]]:
+def matrix(results: list[ScoreResult], name: str) -> list[list[str]]:
     """The scores of one reward: a row per clip, a column per prompt."""
-    scores = {(one.name, one.prompt): one.scores[name] for one in answers}
+    scores = {(one.name, one.prompt): one.scores[name] for one in results}
     clips, prompts = (list(dict.fromkeys(keys)) for keys in zip(*scores))
     rows = [[clip, *(_number(scores[clip, prompt]) for prompt in prompts)] for clip in clips]
     return [["clip", *map(_short, prompts)], *rows]
 
 
-def means(answers: list[Answer]) -> dict[str, str]:
+def means(results: list[ScoreResult]) -> dict[str, str]:
     """The mean of each reward."""
-    return {name: _number(sum(one.scores[name] for one in answers) / len(answers)) for name in answers[0].scores}
+    return {name: _number(sum(one.scores[name] for one in results) / len(results)) for name in results[0].scores}
 
 
 def _range(info: RewardInfo) -> str:
@@ -79,7 +79,7 @@ def _short(prompt: str) -> str:
     return shorten(prompt, PROMPT_WIDTH, placeholder=" …").replace("|", "\\|")
 
 
-def as_json(answers: list[Answer], infos: Mapping[str, RewardInfo]) -> dict:
+def as_json(results: list[ScoreResult], infos: Mapping[str, RewardInfo]) -> dict:
     """What the rewards are, ``scores`` [{"file", "prompt", reward: score}] and ``problems`` [{"file", "problem"}]."""
     return {
         "rewards": {
@@ -91,17 +91,17 @@ def as_json(answers: list[Answer], infos: Mapping[str, RewardInfo]) -> dict:
             }
             for name, info in infos.items()
         },
-        "scores": [{"file": one.name, "prompt": one.prompt, **one.scores} for one in answers if not one.problem],
-        "problems": [{"file": one.name, "problem": one.problem} for one in answers if one.problem],
+        "scores": [{"file": one.name, "prompt": one.prompt, **one.scores} for one in results if not one.problem],
+        "problems": [{"file": one.name, "problem": one.problem} for one in results if one.problem],
     }
 
 
-def write_csv(path: Path, answers: list[Answer], names: list[str]) -> None:
+def write_csv(path: Path, results: list[ScoreResult], names: list[str]) -> None:
     """Columns file, prompt, a score per reward, problem; the file is written whole or not at all."""
     # A name of bytes that are no UTF-8 is written by its escapes.
     text = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
     with replacing(path) as partial, partial.open("w", **text) as file:
         writer = csv.DictWriter(file, ["file", "prompt", *names, "problem"])
         writer.writeheader()
-        for one in answers:
+        for one in results:
             writer.writerow({"file": one.name, "prompt": one.prompt, "problem": one.problem} | one.scores)

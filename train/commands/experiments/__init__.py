@@ -1,0 +1,1 @@
+"""The commands of experiments, which ``motion`` and ``rewards`` register."""
