@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from .. import NODE_CLASS_MAPPINGS
-from ..core.command_line import exit_code
+from ..core.command_line import exit_code, typed_text
 from ..core.text_files import read_json
 from ..core.video import check_rate, check_writable, from_uint8, read_video, to_uint8, video_duration, write_video
 from .host.plain import USUAL_FOLDERS, Folders, PlainHost, using_folders
@@ -308,7 +308,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("graph", type=Path, help="a graph saved with ComfyUI's Export (API)")
     parser.add_argument("--out", type=Path, default=USUAL_FOLDERS.output, help="folder of the videos (default: output)")
     parser.add_argument("--input", type=Path, default=USUAL_FOLDERS.input, help="folder of inputs (default: input)")
-    parser.add_argument("--set", nargs="*", default=[], metavar="NODE.INPUT=VALUE", help="change inputs of the graph")
+    parser.add_argument(
+        "--set", nargs="*", default=[], type=typed_text, metavar="NODE.INPUT=VALUE", help="change inputs of the graph"
+    )
     return exit_code(lambda: run(parser.parse_args(argv)), "headless")
 
 

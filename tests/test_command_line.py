@@ -42,6 +42,10 @@ FORESEEN = {
     "no permission": (
         PermissionError(errno.EACCES, os.strerror(errno.EACCES), "a"), "a: Permission denied; choose another folder"
     ),
+    "nowhere to write": (
+        FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"),
+        "No usable temporary directory found in ['/tmp']; set TMPDIR (TEMP on Windows) to a folder where you may write",
+    ),
     "our own OSError": (ConnectionError("the hub is away"), "the hub is away"),
     "safetensors": (SafetensorError("No space left on device"), "No space left on device"),
     "memory": (MemoryError(), "not enough memory (MemoryError); take a smaller size"),

@@ -4,6 +4,8 @@ Compare and memory have a file of their own.
 """
 
 import json
+import os
+import shutil
 from dataclasses import replace
 from fractions import Fraction
 from itertools import product
@@ -109,9 +111,21 @@ def test_extract_at_chosen_timesteps_without_an_inversion(motion, clip):
     assert torch.equal(first, again) and not torch.equal(first, seed) and not torch.equal(first, later)
 
 
+def test_a_clip_whose_name_is_no_text(motion, clip, tmp_path):
+    """Its bytes are those of another encoding, or the locale is."""
+    name = os.fsdecode(b"caf\xe9.mp4")
+    try:
+        shutil.copy(clip, tmp_path / name)
+    except OSError:
+        pytest.skip("this file system takes only names that are text")
+    assert motion("extract", name, *SIZE, "--method", "noise", "--at", "400", "--out", "p.safetensors") == 0
+    assert MotionPrior.load("p.safetensors").origin.source == "caf\\xe9.mp4"
+
+
 MISTAKES = {
     "suffix": (["extract", "{clip}", "--out", "p.pt"], "--out p.pt: cannot write '.pt'; use .safetensors"),
     "folder": (["extract", "{clip}", "--out", "none/p.safetensors"], "in one that does not exist"),
+    "caption": (["extract", "{clip}", "--caption", "caf\udce9"], "--caption 'caf\\udce9' holds bytes that are no"),
     "no clip": (["extract", "none.mp4"], "none.mp4: no such video file"),
     "folder of clips": (["extract", "."], ".: is a folder; name a video file"),
     "too short": (

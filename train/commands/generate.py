@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ...core.command_line import typed_text
 from ...core.diffusion.guidance import COMBINATIONS
 from ...core.families import FAMILIES
 from ...core.video import FORMATS
@@ -53,7 +54,7 @@ def register(subparsers) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("prompt", nargs="*", help="what to show; several prompts make several videos")
+    parser.add_argument("prompt", nargs="*", type=typed_text, help="what to show; several prompts make several videos")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="text file with one prompt a line")
     parser.add_argument("--encoding", help="of the file of prompts, such as latin-1 (default: UTF-8)")
     parser.add_argument("--model", default="shapes", help=f"{' or '.join(sorted(FAMILIES))} (default: shapes)")

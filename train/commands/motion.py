@@ -9,12 +9,14 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
+from ...core.command_line import typed_text
 from ...core.diffusion.guidance import guided_timesteps
 from ...core.diffusion.schedule import TRAIN_TIMESTEPS
 from ...core.files import replacing
 from ...core.motion.inversion import METHODS, inversion_steps
 from ...core.motion.prior import MotionPrior, Origin, make_prior
 from ...core.pipeline import Pipeline, load
+from ...core.text_files import is_unicode, name_text
 from ...core.video import to_uint8
 from ..config import check_inversion_grid
 from ..data.clips import read_frames
@@ -68,7 +70,9 @@ def register(subparsers) -> None:
 def _register_extract(actions) -> None:
     extract = actions.add_parser("extract", help="read a clip's motion into a prior", description=EXTRACT)
     extract.add_argument("clip", type=Path, help="video file")
-    extract.add_argument("--caption", default="", help="what the clip shows; a good caption makes a good inversion")
+    extract.add_argument(
+        "--caption", type=typed_text, default="", help="what the clip shows; a good caption makes a good inversion"
+    )
     extract.add_argument("--out", type=Path, default=Path("prior.safetensors"), help="file (prior.safetensors)")
     extract.add_argument("--start", type=float, default=0.0, help="seconds into the clip (default: 0)")
     extract.add_argument("--frames", type=int, help="number of frames (default: the model's own)")
@@ -107,6 +111,8 @@ def run_extract(args: argparse.Namespace) -> None:
 def check_extract(args: argparse.Namespace) -> list[int]:
     """Refuse settings out of range before a model is loaded; returns the timesteps to read at."""
     check_suffix("--out", args.out, (".safetensors",))
+    if not is_unicode(args.caption):
+        raise ValueError(f"--caption {args.caption!a} holds bytes that are no text here; write it in UTF-8")
     sizes = {"--start": (args.start, 0), "--height": (args.height, 8), "--width": (args.width, 8)}
     for name, (value, minimum) in sizes.items():
         check_minimum(name, [] if value is None else [value], minimum)
@@ -127,7 +133,7 @@ def extract(model: Pipeline, args: argparse.Namespace, timesteps: list[int]) -> 
     shape = model.noise(1, torch.Generator(), args.frames, args.height, args.width).shape  # checks the size
     factor = model.vae.config.downsampling
     frames = read_frames(args.clip, shape[2], family.fps, shape[3] * factor, shape[4] * factor, args.start)
-    origin = Origin(family.name, args.caption, args.clip.name, args.method, args.grid, family.fps_condition)
+    origin = Origin(family.name, args.caption, name_text(args.clip), args.method, args.grid, family.fps_condition)
     with torch.no_grad(), tqdm(desc="motion prior", unit="evaluation") as bar:
 
         def show(info: dict) -> None:

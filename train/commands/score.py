@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from ...core.command_line import can_print
+from ...core.command_line import can_print, typed_text
 from ...core.rewards.base import LONG_CAPTIONS
 from ...core.text_files import check_encoding
 from ..scoring.requests import ENCODING, read_requests
@@ -56,7 +56,7 @@ def register(subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("words", nargs="*", metavar="CLIP|PROMPT", help="clips or folders of clips, and prompts")
-    parser.add_argument("--prompt", action="append", default=[], help="a prompt; several make a matrix")
+    parser.add_argument("--prompt", action="append", default=[], type=typed_text, help="a prompt; several: a matrix")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="text file with one prompt a line")
     parser.add_argument("--table", type=Path, metavar="CSV", help="columns file,prompt; files lie in the given folder")
     parser.add_argument("--encoding", help="of table, prompt file and captions, such as latin-1 (default: UTF-8)")

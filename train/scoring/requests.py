@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
 
+from ...core.command_line import typed_text
 from ...core.video import VIDEO_SUFFIXES, VideoError, read_metadata
 from ..config import PreprocessConfig
 from ..data.prompts import read_lines
@@ -70,7 +71,7 @@ def read_requests(
 def sort_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """(clips, prompts) of the words of the command line."""
     clips = [word for word in words if _is_clip(word)]
-    return clips, [word for word in words if word not in clips]
+    return clips, [typed_text(word) for word in words if word not in clips]
 
 
 def _is_clip(word: str) -> bool:
