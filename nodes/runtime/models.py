@@ -14,6 +14,9 @@ from ...core.pipeline import Pipeline, load
 from ..choices import EMBEDDED_MODELS
 from ..host import host
 
+# How the key ends of a weight that reads the prompt, in the UNet's own names.
+PROMPT_WEIGHT = "spatial.blocks.0.attn2.to_k.weight"
+
 
 def load_model(name: str) -> Pipeline:
     """Load what the dropdown calls ``name``, fp32, on the CPU.
@@ -53,8 +56,8 @@ def family_of(path: Path) -> FamilyConfig:
         state, _ = read_state(path)
     except CheckpointError:
         return VIDEOCRAFTER2  # loading the file will say what is wrong with it
-    # Widths that attention reads from: prompts, and in the published UNet's attention over time the frames themselves.
-    widths = {tensor.shape[-1] for key, tensor in state.items() if key.endswith("attn2.to_k.weight")}
+    # Widths of the prompts that a UNet attends to, by our own names; files with published names are VideoCrafter2's.
+    widths = {tensor.shape[-1] for key, tensor in state.items() if key.endswith(PROMPT_WEIGHT)}
     return next((family for family in FAMILIES.values() if family.unet.context_dim in widths), VIDEOCRAFTER2)
 
 
