@@ -6,7 +6,7 @@ from simulated_cuda import needs_simulated_card, on_card
 from test_nodes import PROMPT, empty, encode, load, run
 
 from t2v_turbo.nodes.host.plain import PlainHost
-from t2v_turbo.nodes.runtime.motion import motion_shift
+from t2v_turbo.nodes.runtime.motion_guidance import motion_shift
 from t2v_turbo.nodes.runtime.sampling import MotionGuide
 
 TEACHER = "shapes teacher (embedded)"
