@@ -19,7 +19,7 @@ from .inputs import (
 )
 
 INVERSION_STEPS = ["200", "100", "50", "25"]
-FOR_WHICH_NODES = "The motion, for T2V-Turbo Teacher Sampler or T2V-Turbo Motion Guidance."
+MOTION_TOOLTIP = "The motion, for T2V-Turbo Teacher Sampler or T2V-Turbo Motion Guidance."
 
 
 class MotionNode(Node):
@@ -37,7 +37,7 @@ class T2VTurboMotionPrior(MotionNode):
     RETURN_TYPES = (MOTION_TYPE, "IMAGE")
     RETURN_NAMES = ("motion", "preview")
     OUTPUT_TOOLTIPS = (
-        FOR_WHICH_NODES,
+        MOTION_TOOLTIP,
         "Which frame attends to which, per layer: colour is the frame, brightness how much.",
     )
 
@@ -158,7 +158,7 @@ class T2VTurboLoadMotionPrior(MotionNode):
     DESCRIPTION = "Loads a saved motion out of models/t2v_turbo_motion, the input folder, or output/motion."
     RETURN_TYPES = (MOTION_TYPE,)
     RETURN_NAMES = ("motion",)
-    OUTPUT_TOOLTIPS = (FOR_WHICH_NODES,)
+    OUTPUT_TOOLTIPS = (MOTION_TOOLTIP,)
 
     @classmethod
     def INPUT_TYPES(cls):
