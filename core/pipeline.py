@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from .diffusion.consistency import sample_consistency, student_model
 from .diffusion.ddim import Callback, sample_ddim
 from .diffusion.guidance import cfg_model
 from .diffusion.schedule import NoiseSchedule, draw_noise
-from .families import SHAPES, FamilyConfig, resolve_family
+from .families import FamilyConfig, resolve_family
 from .motion.guidance import motion_model
 from .motion.prior import MotionPrior
 from .networks.text import TextEncoder
@@ -203,7 +201,6 @@ def load(
         CheckpointError: for a file that is missing, damaged or of another model.
     """
     family = resolve_family(family)
-    warm_up(torch.device(device), dtype)
     folder = Path(folder) if folder else family_folder(family.name)
     _, vae_file, text_file = (folder / name for name in BASE_FILES[family.name])
     unet_file, merged = unet_source(family, student, folder, loras)
@@ -213,19 +210,6 @@ def load(
     vae = load_vae(vae_file, family.vae, device, dtype)
     named = tuple(f"{lora.path.name}:{strength:g}" for lora, strength in merged)
     return Pipeline(family, unet, vae, load_text(text_file, family.text, "cpu", dtype), loras=named)
-
-
-def warm_up(device: torch.device, dtype: torch.dtype) -> None:
-    """Have a card load its kernels in the background, by a forward of a small UNet, while files are read."""
-
-    def forward() -> None:
-        # A card without room for this will say so when the real network comes.
-        with suppress(RuntimeError), torch.device(device), torch.inference_mode():
-            unet = UNet3D(SHAPES.unet).to(dtype)
-            unet(torch.zeros(1, 4, 8, 8, 8, dtype=dtype), torch.zeros(1, dtype=torch.int64), torch.zeros(1, 77, 64))
-
-    if device.type == "cuda":
-        threading.Thread(target=forward).start()
 
 
 def unet_source(

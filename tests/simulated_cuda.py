@@ -126,7 +126,6 @@ def on_card(path) -> torch.Tensor:
         patch.setattr(torch.autograd, "grad", no_gradients)
         patch.setattr(pipeline, "free_memory", lambda device: 1 << 40)
         # The simulation is one thread's.
-        patch.setattr(pipeline, "warm_up", lambda *_: None)
         patch.setattr(mapped, "ThreadPoolExecutor", lambda *_: nullcontext(SimpleNamespace(map=map)))
         # A parameter of the CPU cannot become one of the card in place.
         patch.setattr(torch.__future__, "_overwrite_module_params_on_conversion", True)

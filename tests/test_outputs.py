@@ -12,7 +12,7 @@ from t2v_turbo.nodes.graph import cli as headless
 from t2v_turbo.nodes.graph.execution import run_graph
 from t2v_turbo.nodes.graph.native import SaveVideo, load_video, video_components
 from t2v_turbo.train.cli import main
-from t2v_turbo.train.commands import generate
+from t2v_turbo.train.generation import generate
 from t2v_turbo.train.results import KeptRows
 
 PROMPT = "a red circle moves right"

@@ -32,9 +32,11 @@ LAYERS = [
     ("train.seeds", "train.results", "train.timing"),
     ("train.config",),
     ("train.data", "train.training", "train.scoring"),
+    ("train.generation",),
     ("train.motion_scores", "train.preprocess", "train.distill_rewards", "train.distill"),
-    ("train.shapes", "train.download", "train.generation"),
+    ("train.shapes", "train.download"),
     ("train.experiments", "train.doctor"),
+    ("train.demo",),
     ("train.commands",),
     ("train.cli", "train.__main__"),
 ]
@@ -106,12 +108,24 @@ def test_layers_look_downwards(path):
         assert rank(other) <= rank(module_of(path)), f"{other} is a layer above"
 
 
-def test_options_stay_at_the_door():
-    """Below the commands nothing knows how an option was written."""
-    for path in SOURCES:
-        place = path.relative_to(ROOT).as_posix()
-        if not place.startswith(("train/commands/", "nodes/graph")) and place != "train/cli.py":
-            assert "argparse" not in imports(path), place
+def test_nothing_writes_to_the_options():
+    """What a command was asked for is what its work is told."""
+    for path in (path for path in SOURCES if path.relative_to(ROOT).parts[0] == "train"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            written = isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load)
+            assert not (written and ast.unparse(node.value) == "args"), f"{path}: {ast.unparse(node)}"
+            assert not (isinstance(node, ast.Call) and ast.unparse(node).startswith("setattr(args")), f"{path}"
+
+
+ROOMS = ("data", "demo", "download", "generation", "preprocess", "scoring", "shapes", "timing")
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_work_knows_no_command_line(room):
+    paths = [path for path in SOURCES if module_of(path).split(".")[:2] == ["train", room]]
+    assert paths
+    for path in paths:
+        assert "argparse" not in path.read_text(), path
 
 
 def test_no_circles():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -92,6 +92,26 @@ def place(name: str, folder: Path | None) -> Path:
     if name in REWARDS:
         return reward_path(name, folder=folder).parent
     return folder or models_folder() / "videocrafter2"
+
+
+def download_named(names: Sequence[str], folder: Path | None = None, endpoint: str | None = None) -> Iterator[Path]:
+    """Fetch files by name, each to where the other commands look for it; gives their paths one by one.
+
+    Args:
+        folder: in place of the models folder, see ``place``.
+        endpoint: address of a mirror of the hub; None = the hub, or HF_ENDPOINT.
+
+    Raises:
+        ValueError: for an unknown name, before anything is fetched.
+        DownloadError: as ``download``.
+    """
+    files = all_files()
+    unknown = [name for name in names if name not in files]
+    if unknown:
+        raise ValueError(f"unknown file {', '.join(unknown)}; there are {', '.join(files)}")
+    for name in names:
+        for published in files[name]:
+            yield download(published, place(name, folder), endpoint)
 
 
 def download(published: Published, folder: Path, endpoint: str | None = None) -> Path:

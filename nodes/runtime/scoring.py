@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...core.rewards import Reward
 from ...core.rewards.base import checked_frames
+from ...core.rewards.scoring import check_finite
 from ..host import host
 from .reward_loading import Rewards
 
@@ -87,12 +88,8 @@ def checked_scores(reward: Reward, frames: Tensor, prompt: str) -> Tensor:
         ValueError: if one is NaN or infinite.
     """
     scores = reward.score(frames, [prompt] * len(frames)).float().cpu()
-    if not scores.isfinite().all():
-        raise ValueError(
-            f"reward: {reward.info.name} gives scores that are no numbers; choose the precision fp32 in T2V-Turbo "
-            "Reward Loader"
-        )
-    return scores
+    told = f"reward: {reward.info.name} gives scores that are no numbers"
+    return check_finite(scores, told, "choose the precision fp32 in T2V-Turbo Reward Loader")
 
 
 def total_score(rewards: Rewards, scores: FrameScores) -> float:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ...core.checkpoints.locations import models_folder
-from ..download import USUAL, all_files, download, place
+from ..download import USUAL, all_files, download_named
 
 
 def _listing() -> str:
@@ -45,11 +45,6 @@ def register(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    files = all_files()
-    unknown = [name for name in args.files if name not in files]
-    if unknown:
-        raise ValueError(f"unknown file {', '.join(unknown)}; there are {', '.join(files)}")
-    for name in args.files:
-        for published in files[name]:
-            print(download(published, place(name, args.folder), args.endpoint))
+    for path in download_named(args.files, args.folder, args.endpoint):
+        print(path)
     return 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
@@ -18,6 +20,13 @@ from ..config import STAGES, check_inversion_grid, describe_settings
 from ..seeds import SEEDS
 
 KEPT = "a stopped run goes on from there"
+
+T = TypeVar("T")
+
+
+def request_from(args: argparse.Namespace, kind: type[T], **given: Any) -> T:
+    """A command's dataclass out of its options: every field is that of ``given``, else the option of its name."""
+    return kind(**{f.name: given[f.name] if f.name in given else getattr(args, f.name) for f in fields(kind)})
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
