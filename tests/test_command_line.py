@@ -14,7 +14,7 @@ from conftest import ROOT
 from safetensors import SafetensorError
 
 from t2v_turbo.core.command_line import exit_code, mistake
-from t2v_turbo.nodes import graph as headless
+from t2v_turbo.nodes.graph import cli as headless
 from t2v_turbo.train import cli
 
 

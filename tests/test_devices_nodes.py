@@ -6,8 +6,7 @@ from simulated_cuda import needs_simulated_card, on_card
 from test_nodes import PROMPT, empty, encode, load, run
 
 from t2v_turbo.nodes.host.plain import PlainHost
-from t2v_turbo.nodes.runtime.motion import motion_shift
-from t2v_turbo.nodes.runtime.sampling import MotionGuide
+from t2v_turbo.nodes.runtime.motion_guidance import MotionGuide, motion_shift
 
 TEACHER = "shapes teacher (embedded)"
 TEACHING = {"seed": 3, "steps": 2, "cfg": 7.5, "fps": 0}

@@ -1,6 +1,7 @@
 """The nodes as plain classes, under inference mode as ComfyUI runs them, on random weights of the embedded sizes."""
 
 import json
+import runpy
 from dataclasses import replace
 
 import numpy as np
@@ -18,11 +19,15 @@ from t2v_turbo.core.families import SHAPES
 from t2v_turbo.core.networks.layers import fold_frames, unfold_frames
 from t2v_turbo.core.networks.unet import UNet3D
 from t2v_turbo.core.video import read_metadata, read_video
-from t2v_turbo.nodes import graph as headless
+from t2v_turbo.nodes.graph import cli as headless
+from t2v_turbo.nodes.graph.execution import run_graph
+from t2v_turbo.nodes.graph.native import SaveVideo
+from t2v_turbo.nodes.graph.overrides import override
 from t2v_turbo.nodes.host import host
 from t2v_turbo.nodes.host.plain import Folders, using_folders
 from t2v_turbo.nodes.runtime import models
-from t2v_turbo.nodes.runtime.wrappers import SETTINGS, crop_to_multiple, native_parts
+from t2v_turbo.nodes.runtime.wrappers import SETTINGS, native_parts
+from t2v_turbo.nodes.runtime.wrappers.vae import crop_to_multiple
 
 PROMPT = "a red circle moves right"
 STUDENT, TEACHER = "shapes (embedded)", "shapes teacher (embedded)"
@@ -363,6 +368,15 @@ def test_a_name_outside_the_models_folder_is_refused():
 # --- headless ----------
 
 
+def test_the_module_is_the_command(monkeypatch, tmp_path, capsys):
+    graph = {"1": {"class_type": "PreviewAny", "inputs": {"source": "a"}}}
+    (tmp_path / "graph.json").write_text(json.dumps(graph))
+    monkeypatch.setattr("sys.argv", ["graph", str(tmp_path / "graph.json"), "--set", "1.source=b"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("t2v_turbo.nodes.graph", run_name="__main__")
+    assert (stop.value.code, capsys.readouterr().out) == (0, "b\n")
+
+
 def test_a_saved_graph_runs_without_comfyui(tmp_path, capsys):
     preset = ROOT / "workflows" / "api" / "text_to_video.json"
     assert headless.main([str(preset), "--out", str(tmp_path), "--set", "4.steps=1", "2.text=a blue square"]) == 0
@@ -399,7 +413,7 @@ def test_the_unchanged_preset_carries_its_workflow_and_numbers_its_files(tmp_pat
 )
 def test_a_graph_that_cannot_run_says_why(graph, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        headless.run_graph(graph, tmp_path)
+        run_graph(graph, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -427,13 +441,13 @@ def test_values_that_comfyui_would_refuse_are_refused_before_anything_runs(node,
     graph = {"1": {"class_type": "LoadVideo", "inputs": {"file": "none.mp4"}}}
     graph["7"] = {"class_type": node, "inputs": usual | inputs}
     with pytest.raises(ValueError, match=f"node 7: {node}: {allowed}"):
-        headless.run_graph(graph, tmp_path)
+        run_graph(graph, tmp_path)
 
 
 def test_a_value_out_of_a_link_is_not_checked(tmp_path):
     graph = {"1": {"class_type": "PrimitiveStringMultiline", "inputs": {"value": 20}}}
     graph["2"] = {"class_type": "T2VTurboSigmas", "inputs": {"steps": ["1", 0]}}
-    assert headless.run_graph(graph, tmp_path) == []
+    assert run_graph(graph, tmp_path) == []
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
@@ -467,19 +481,19 @@ def test_a_file_that_is_no_graph(tmp_path, capsys, text, message):
     (tmp_path / "graph.json").write_text(text)
     assert headless.main([str(tmp_path / "graph.json")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("headless: ") and message in line
+    assert line.startswith("graph: ") and message in line
 
 
 def test_a_setting_keeps_text_text():
     graph = {"1": {"class_type": "a", "inputs": {"text": "red", "steps": 4}}}
     for text, expected in (("5", "5"), ("true", "true"), ('"blue"', "blue"), ('["2", 0]', ["2", 0]), ("a b", "a b")):
-        assert headless.override(graph, [f"1.text={text}"])["1"]["inputs"]["text"] == expected
-    assert headless.override(graph, ["1.steps=5"])["1"]["inputs"]["steps"] == 5
+        assert override(graph, [f"1.text={text}"])["1"]["inputs"]["text"] == expected
+    assert override(graph, ["1.steps=5"])["1"]["inputs"]["steps"] == 5
 
 
 def test_a_saved_file_stays_inside_its_folder(tmp_path):
     with using_folders(Folders(tmp_path, tmp_path / "out")), pytest.raises(ValueError, match="leads out of"):
-        headless.SaveVideo({})((torch.zeros(1, 8, 8, 3), 8), "../elsewhere")
+        SaveVideo({})((torch.zeros(1, 8, 8, 3), 8), "../elsewhere")
 
 
 def test_a_wrong_setting_lists_the_right_ones(tmp_path, capsys):

@@ -292,7 +292,7 @@ def test_a_saved_motion_is_offered_and_guides_a_native_ksampler(server):
 
 
 def test_the_score_preset_scores_a_native_video(server):
-    from t2v_turbo.nodes.runtime.plot import HEIGHT, WIDTH
+    from t2v_turbo.nodes.runtime.score_plot import HEIGHT, WIDTH
 
     write_reference(server)
     entry = server.run(preset(name="score_video"), preset("", "score_video"))

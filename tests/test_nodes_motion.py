@@ -23,10 +23,13 @@ from t2v_turbo.core.motion.prior import MotionPrior, Origin, make_prior
 from t2v_turbo.core.motion.probe import by_sample, probe_attention
 from t2v_turbo.core.networks.layers import fold_frames, unfold_frames
 from t2v_turbo.core.networks.unet import UNet3D
-from t2v_turbo.core.video import write_video
-from t2v_turbo.nodes import graph as headless
+from t2v_turbo.core.video import read_video, write_video
+from t2v_turbo.nodes.graph import cli as headless
+from t2v_turbo.nodes.graph.execution import run_graph
+from t2v_turbo.nodes.graph.native import load_video, video_components
 from t2v_turbo.nodes.host.plain import Folders, using_folders
-from t2v_turbo.nodes.runtime.motion import fit_frames, next_sigma, timestep_of
+from t2v_turbo.nodes.runtime.motion_guidance import next_sigma, timestep_of
+from t2v_turbo.nodes.runtime.motion_reading import fit_frames
 from t2v_turbo.nodes.runtime.wrappers import SETTINGS, native_parts
 
 embedded = test_nodes.embedded
@@ -406,10 +409,10 @@ def test_the_preset_runs_without_comfyui(tmp_path, capsys):
     paths = ["--out", str(tmp_path / "out"), "--input", str(tmp_path / "in")]
     assert headless.main([str(PRESET), *paths, "--set", *settings]) == 0
     (path,) = capsys.readouterr().out.split()
-    assert headless.read_video(path).shape == (8, 64, 64, 3)
+    assert read_video(path).shape == (8, 64, 64, 3)
     assert headless.main([str(PRESET), *paths, "--set", *settings, "10.motion_strength=0"]) == 0
     other = capsys.readouterr().out.strip()
-    assert (headless.read_video(path) != headless.read_video(other)).any(), "the motion changes the clip"
+    assert (read_video(path) != read_video(other)).any(), "the motion changes the clip"
 
 
 @pytest.mark.parametrize(
@@ -435,21 +438,21 @@ def test_a_graph_saves_a_motion_and_another_loads_it(tmp_path):
     graph["8"]["inputs"] |= {"method": "noise", "timestep": 400}
     graph["20"] = {"class_type": "T2VTurboSaveMotionPrior", "inputs": {"motion": ["8", 0], "filename_prefix": "a"}}
     reading = {node: graph[node] for node in ("1", "4", "5", "6", "7", "8", "20")}
-    (saved,) = headless.run_graph(reading, tmp_path / "out" / "motion", inputs=tmp_path / "in")
+    (saved,) = run_graph(reading, tmp_path / "out" / "motion", inputs=tmp_path / "in")
     assert saved == tmp_path / "out" / "motion" / "a_00001_.safetensors"
     assert MotionPrior.load(saved).timesteps == [400]
     graph["8"] = {"class_type": "T2VTurboLoadMotionPrior", "inputs": {"motion": saved.name}}
     graph["10"]["inputs"]["steps"] = 2
     for node in ("4", "5", "6", "9", "20"):
         del graph[node]
-    (video,) = headless.run_graph(graph, tmp_path / "out", inputs=tmp_path / "in")
+    (video,) = run_graph(graph, tmp_path / "out", inputs=tmp_path / "in")
     assert video.suffix == ".mp4"
 
 
 def test_a_loaded_video_stays_inside_its_folder(tmp_path):
     write_reference(tmp_path)
     with using_folders(Folders(tmp_path / "in", tmp_path)), pytest.raises(ValueError, match="leads out of"):
-        headless.load_video("../reference.mp4")
+        load_video("../reference.mp4")
     with using_folders(Folders(tmp_path, tmp_path)):
-        images, sound, fps = headless.video_components(*headless.load_video("reference.mp4"))
+        images, sound, fps = video_components(*load_video("reference.mp4"))
     assert images.shape == (12, 64, 64, 3) and sound is None and fps == pytest.approx(12)

@@ -20,7 +20,7 @@ from test_structure import PROJECT
 from t2v_turbo.core import video
 from t2v_turbo.core.checkpoints.locations import models_folder
 from t2v_turbo.core.command_line import typed_text
-from t2v_turbo.nodes import graph
+from t2v_turbo.nodes.graph import cli as graph
 from t2v_turbo.nodes.host.files import listed
 from t2v_turbo.train.cli import main
 

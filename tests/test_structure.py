@@ -13,7 +13,7 @@ STATE_OF_A_RUN = (
     "core/checkpoints/files.py", "core/checkpoints/mapped.py", "train/doctor/checks/comfyui.py",
     "train/doctor/checks/devices.py", "train/doctor/checks/versions.py", "train/results.py", "train/data/reader.py",
     "train/data/records.py", "train/training/run_checkpoints.py", "train/training/stats.py", "train/scoring/tables.py",
-    "train/shapes/training/rewards.py", "nodes/runtime/rewards.py",
+    "train/shapes/training/rewards.py",
 )  # fmt: skip
 # "w" is a container's mode there.
 OWN_MODES = ("core/video/writing.py",)
@@ -25,7 +25,7 @@ LAYERS = [
     ("core.checkpoints", "core.diffusion"),
     ("core.motion", "core.rewards"),
     ("core.pipeline",),
-    ("nodes", "nodes.inputs", "nodes.host"),
+    ("nodes", "nodes.base", "nodes.choices", "nodes.inputs", "nodes.host"),
     ("nodes.runtime",),
     ("nodes.latent", "nodes.loader", "nodes.motion", "nodes.rewards", "nodes.sampling"),
     ("nodes.graph",),

@@ -11,8 +11,8 @@ from ...core.checkpoints.lora_files import find_lora
 from ...core.checkpoints.networks import check_unet, read_state
 from ...core.families import FAMILIES, VIDEOCRAFTER2, FamilyConfig
 from ...core.pipeline import Pipeline, load
+from ..choices import EMBEDDED_MODELS
 from ..host import host
-from ..inputs import EMBEDDED_MODELS
 
 # How the key ends of a weight that reads the prompt, in the UNet's own names.
 PROMPT_WEIGHT = "spatial.blocks.0.attn2.to_k.weight"
