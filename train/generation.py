@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -22,9 +20,6 @@ from ..core.tables import markdown
 from ..core.video import to_uint8, write_video
 from .scoring.best_of import Candidate, Contest, numbered, tag
 from .timing import stage
-
-# Guided part of the sampling where nothing says otherwise.
-TAU = 0.5
 
 
 @dataclass(frozen=True)
@@ -57,11 +52,8 @@ class GenerateRequest:
     combination: str = "released"
     keep_all: bool = False
 
-    def settled(self, model: Pipeline, own: dict[str, float]) -> GenerateRequest:
+    def settled(self, model: Pipeline) -> GenerateRequest:
         """The same with the model's own in place of what is None, but for the size of a clip.
-
-        Args:
-            own: see ``distilled_motion``.
 
         Raises:
             ValueError: for a tau that this student cannot take.
@@ -70,13 +62,15 @@ class GenerateRequest:
             raise ValueError(
                 f"--tau {self.tau:g} needs a student that was distilled with motion guidance (--student mg)"
             )
+        guided = model.unet.takes_motion or self.prior is not None
+        own = model.motion_strength if guided else None
         return replace(
             self,
             steps=self.steps or (4 if model.is_student else 50),
             guidance=model.family.guidance_scale if self.guidance is None else self.guidance,
             fps=self.fps or model.family.fps,
-            motion_strength=own.get("motion_strength") if self.motion_strength is None else self.motion_strength,
-            tau=own.get("tau", TAU) if self.tau is None else self.tau,
+            motion_strength=own if self.motion_strength is None else self.motion_strength,
+            tau=model.tau if self.tau is None else self.tau,
         )
 
     def size(self, model: Pipeline) -> tuple[int | None, int | None, int | None]:
@@ -157,9 +151,7 @@ class ClipMaker:
         request, prior = self.request, self.request.prior
         if prior is None and not self.model.unet.takes_motion:
             return {}
-        usual = self.model.family.motion_strength
-        strength = usual if request.motion_strength is None else request.motion_strength
-        settings = {"motion_strength": strength, "tau": request.tau}
+        settings = {"motion_strength": request.motion_strength, "tau": request.tau}
         if prior is None:
             return settings
         about = {"motion": request.prior_file, "motion_source": prior.origin.source}
@@ -170,23 +162,3 @@ class ClipMaker:
         strength = self._motion_settings().get("motion_strength")
         smaller = f"--motion-strength below {strength:g}" if strength else "a smaller --guidance"
         return smaller if self.model.dtype == torch.float32 else f"--dtype fp32, or {smaller}"
-
-
-def distilled_motion(path: Path) -> dict[str, float]:
-    """``motion_strength`` and ``tau`` that a student was distilled with, as far as its file tells.
-
-    Raises:
-        ValueError: if what it tells makes no sense.
-    """
-    if path.suffix != ".safetensors":
-        return {}
-    with safe_open(path, "pt") as file:
-        told = (file.metadata() or {}).get("distill", "{}")
-    try:
-        settings = json.loads(told)
-        found = {name: settings[name] for name in ("motion_strength", "tau") if settings.get(name) is not None}
-        if not (0 <= found.get("motion_strength", 0) < math.inf and 0 <= found.get("tau", 0) <= 1):
-            raise ValueError(f"{found} is out of range")
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: its settings of distillation cannot be read ({error}); export it again") from error
-    return found if settings.get("motion") else {}

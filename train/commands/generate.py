@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from ...core.checkpoints.locations import family_folder, student_path
 from ...core.checkpoints.lora import split_strength
 from ...core.device import WIDE_PRECISIONS, pick_dtype
 from ...core.diffusion.guidance import COMBINATIONS
@@ -20,7 +19,7 @@ from ...core.motion.prior import MotionPrior
 from ...core.pipeline import Pipeline, load
 from ...core.rewards import RewardMixture, load_mixture
 from ...core.video import FORMATS, WRITABLE_SUFFIXES, check_rate, check_writable
-from ..generation import ClipMaker, GenerateRequest, distilled_motion
+from ..generation import ClipMaker, GenerateRequest
 from ..scoring.best_of import read_weights
 from ..seeds import seeds_from
 from ..timing import stage, tell_peak, tell_start
@@ -111,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
     judges = load_judges(args, device) if args.best_of else None
     with stage("load the model", device):
         model = load_model(args, device, dtype)
-    maker = ClipMaker(model, request.settled(model, own_motion(args, model)))
+    maker = ClipMaker(model, request.settled(model))
     count = args.best_of or 1
     for i, (prompt, target) in enumerate(zip(prompts, targets)):
         seeds = seeds_from(args.seed + i * count, count)
@@ -134,14 +133,6 @@ def request_of(args: argparse.Namespace) -> GenerateRequest:
 def load_model(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> Pipeline:
     loras = [split_strength(lora) for lora in args.lora]
     return load(args.model, None if args.teacher else args.student, args.checkpoints, device, dtype, loras)
-
-
-def own_motion(args: argparse.Namespace, model: Pipeline) -> dict[str, float]:
-    """The lambda and tau that a student was distilled with."""
-    if not (model.is_student and model.unet.takes_motion):
-        return {}
-    folder = args.checkpoints or family_folder(model.family.name)
-    return distilled_motion(student_path(model.family.name, args.student, folder))
 
 
 def check_settings(args: argparse.Namespace) -> None:
