@@ -78,9 +78,9 @@ class T2VTurboPipeline(DiffusionPipeline):
         vae: VideoVAE,
         text_encoder: TextEncoder,
         family: str = "videocrafter2",
-        motion_strength: float = None,  # noqa: RUF013 as diffusers' parsing of annotations needs it
+        motion_strength: float = None,  # noqa: RUF013, as older diffusers cannot read float | None
         tau: float = None,  # noqa: RUF013
-        loras: Sequence[str] = (),
+        loras: tuple = (),
     ):
         super().__init__()
         resolve_family(family)
@@ -139,8 +139,8 @@ class T2VTurboPipeline(DiffusionPipeline):
     def save_pretrained(self, save_directory: str | Path, safe_serialization: bool = True, **unknown) -> None:
         """Write the three networks as safetensors, in their own precision, with LoRAs merged in.
 
-        ``from_pretrained`` of this class reads them back; so do ``load`` and the command line the UNet, as
-        ``student="…/unet.safetensors"``.
+        ``from_pretrained`` of this class reads them back; ``load`` and the command line take a student's UNet alone,
+        as ``student="…/unet.safetensors"``.
 
         Raises:
             ValueError: for settings of diffusers that these files do not have.
@@ -331,7 +331,14 @@ class T2VTurboPipeline(DiffusionPipeline):
         hook = getattr(self.vae, "_hf_hook", None)
         if hook is not None:
             hook.pre_forward(self.vae)
-        return self.model.decode(latents)
+        frames = self.model.decode(latents)
+        # A decoder hides infinite latents: its frames are clamped.
+        if not (latents.isfinite().all() and frames.isfinite().all()):
+            wider = "" if self.dtype == torch.float32 else "torch_dtype=torch.float32, or "
+            raise ValueError(
+                f"a clip holds NaN or infinite numbers; try {wider}a smaller guidance_scale or motion_strength"
+            )
+        return frames
 
     # --- memory ----------
 
