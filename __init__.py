@@ -1,8 +1,16 @@
 """T2V-Turbo for ComfyUI: fast text-to-video by consistency distillation, as nodes and as a training package.
 
 The node modules only declare what an artist sees and import torch and the networks when a node runs, so that ComfyUI
-and the command line both start at once.
+and the command line both start at once. For Python there are ``load``, ``Pipeline`` and ``T2VTurboPipeline``
+(docs/PYTHON.md), imported when they are asked for.
 """
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .core.diffusers_pipeline import T2VTurboPipeline
+    from .core.pipeline import Pipeline
+    from .core.python_api import load
 
 WEB_DIRECTORY = "./web"
 NODE_CLASS_MAPPINGS = {}
@@ -37,4 +45,27 @@ if __package__:
     }
     NODE_DISPLAY_NAME_MAPPINGS = {name: node.DISPLAY_NAME for name, node in NODE_CLASS_MAPPINGS.items()}
 
-__all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS", "WEB_DIRECTORY"]
+# Names for Python, and the modules that have them.
+_PYTHON = {"load": "python_api", "Pipeline": "pipeline", "T2VTurboPipeline": "diffusers_pipeline"}
+
+
+def __getattr__(name: str):
+    if name not in _PYTHON or not __package__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".core.{_PYTHON[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PYTHON})
+
+
+__all__ = [
+    "NODE_CLASS_MAPPINGS",
+    "NODE_DISPLAY_NAME_MAPPINGS",
+    "WEB_DIRECTORY",
+    "Pipeline",
+    "T2VTurboPipeline",
+    "load",
+]

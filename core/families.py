@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 from .networks.config import TextConfig, UNetConfig, VAEConfig
 
+# The paper's motion guidance: lambda with the energy "mean", and the fraction of the sampling that is guided.
+MOTION_STRENGTH, TAU = 500.0, 0.5
+
 
 @dataclass(frozen=True)
 class FamilyConfig:
@@ -25,7 +28,9 @@ class FamilyConfig:
     # Usual teacher scale, 1 = no guidance; the student's omega is this minus 1.
     guidance_scale: float = 7.5
     # Usual lambda of motion guidance with the energy "mean", the paper's unit; it depends on the size of the clips.
-    motion_strength: float = 500.0
+    motion_strength: float = MOTION_STRENGTH
+    # Usual fraction of the sampling that is guided by motion, from the noisiest step on.
+    tau: float = TAU
 
 
 VIDEOCRAFTER2 = FamilyConfig(name="videocrafter2")

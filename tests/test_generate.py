@@ -10,13 +10,13 @@ import torch
 from conftest import ROOT, randomize
 
 from t2v_turbo.core import video
+from t2v_turbo.core.checkpoints.distilled import distilled_motion
 from t2v_turbo.core.checkpoints.networks import load_unet, save_unet
 from t2v_turbo.core.diffusion.schedule import NoiseSchedule
 from t2v_turbo.core.families import SHAPES
 from t2v_turbo.core.motion.prior import Origin, make_prior
 from t2v_turbo.core.networks.unet import UNet3D
 from t2v_turbo.train.cli import main
-from t2v_turbo.train.generation.motion import distilled_motion
 from t2v_turbo.train.generation.request import check_grid
 
 PROMPT = "a red circle moves right"

@@ -662,7 +662,7 @@ def test_the_score_enters_the_step_alone(unet, schedule, sampler_prior):
     """The first x0 is that of plain guidance, the latents after it are not."""
     plain, guided = run_sampler(unet, schedule, None), run_sampler(unet, schedule, sampler_prior, strength=LAMBDA)
     torch.testing.assert_close(guided[0]["denoised"], plain[0]["denoised"], rtol=1e-4, atol=1e-4)
-    assert (guided[0]["x"] - plain[0]["x"]).abs().max() > 1e-3
+    assert (guided[0]["latents"] - plain[0]["latents"]).abs().max() > 1e-3
 
 
 def test_a_guided_step_needs_no_more_forwards_than_cfg(unet, schedule, sampler_prior):
@@ -680,16 +680,16 @@ def test_a_guided_step_needs_no_more_forwards_than_cfg(unet, schedule, sampler_p
 
 
 def test_no_strength_and_no_tau_are_plain_guidance(unet, schedule, sampler_prior):
-    plain = run_sampler(unet, schedule, None)[-1]["x"]
-    assert torch.equal(run_sampler(unet, schedule, sampler_prior, strength=0.0)[-1]["x"], plain)
-    assert torch.equal(run_sampler(unet, schedule, sampler_prior, tau=0.0)[-1]["x"], plain)
-    assert not torch.equal(run_sampler(unet, schedule, sampler_prior)[-1]["x"], plain)
+    plain = run_sampler(unet, schedule, None)[-1]["latents"]
+    assert torch.equal(run_sampler(unet, schedule, sampler_prior, strength=0.0)[-1]["latents"], plain)
+    assert torch.equal(run_sampler(unet, schedule, sampler_prior, tau=0.0)[-1]["latents"], plain)
+    assert not torch.equal(run_sampler(unet, schedule, sampler_prior)[-1]["latents"], plain)
 
 
 def test_the_guided_sampler_under_inference_mode(unet, schedule, sampler_prior):
-    expected = run_sampler(unet, schedule, sampler_prior)[-1]["x"]
+    expected = run_sampler(unet, schedule, sampler_prior)[-1]["latents"]
     with torch.inference_mode():
-        assert torch.equal(run_sampler(unet, schedule, sampler_prior)[-1]["x"], expected)
+        assert torch.equal(run_sampler(unet, schedule, sampler_prior)[-1]["latents"], expected)
 
 
 def test_the_guided_sampler_refuses_what_does_not_fit(unet, schedule, sampler_prior):

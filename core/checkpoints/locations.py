@@ -40,6 +40,37 @@ def family_folder(name: str) -> Path:
     return PACKAGED_WEIGHTS / name if (PACKAGED_WEIGHTS / name).is_dir() else models_folder() / name
 
 
+def find_family(place: str | Path) -> tuple[str, Path]:
+    """The family that ``place`` names or holds the files of, and their folder.
+
+    Args:
+        place: the name of a family, a folder with its files, or a folder of such folders.
+
+    Raises:
+        ValueError: if it is none of them, or holds several families.
+    """
+    if str(place) in BASE_FILES:
+        return str(place), family_folder(str(place))
+    place = Path(place)
+    for folders in ({name: place for name in BASE_FILES}, {name: place / name for name in BASE_FILES}):
+        found = {name: there for name, there in folders.items() if _holds(there, name)}
+        if len(found) > 1:
+            raise ValueError(f"{place}: holds {' and '.join(found)}; name the folder of one")
+        if found:
+            return next(iter(found.items()))
+    files = "; ".join(f"{', '.join(dict.fromkeys(names[1:]))} of {name}" for name, names in BASE_FILES.items())
+    what = "holds no model" if place.is_dir() else "is neither a model's name nor a folder"
+    raise ValueError(
+        f"{place}: {what}; use {' or '.join(BASE_FILES)}, or a folder with {files} "
+        "(`t2v-turbo download` fetches the published files)"
+    )
+
+
+def _holds(folder: Path, family: str) -> bool:
+    """Whether a folder has the autoencoder and the text tower of a family."""
+    return all((folder / name).is_file() for name in BASE_FILES[family][1:])
+
+
 def student_path(family: str, student: str | Path, folder: Path) -> Path:
     """The checkpoint that ``student`` names: a known name, or a path, whose strength, if any, is taken off."""
     known, student = STUDENT_FILES[family], str(split_strength(student)[0])

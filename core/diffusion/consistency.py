@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import torch
 from torch import Tensor
 
+from ..families import TAU
 from ..networks.unet import UNet3D
-from .ddim import Callback, Denoiser
+from .ddim import Callback, Denoiser, finish
 from .schedule import NoiseSchedule, draw_noise, expand, sampling_timesteps
 
 # c_skip and c_out see the timestep multiplied by this, and have this data deviation squared.
@@ -39,7 +42,7 @@ def student_model(
     omega: float,
     fps: int = 8,
     motion: float = 0.0,
-    tau: float = 0.5,
+    tau: float = TAU,
 ) -> Denoiser:
     """The student's noise prediction for sampling.
 
@@ -60,28 +63,26 @@ def student_model(
     return predict
 
 
-def sample_consistency(
+def consistency_steps(
     eps_model: Denoiser,
     noise: Tensor,
     schedule: NoiseSchedule,
     steps: int = 4,
     generator: torch.Generator | list[torch.Generator] | None = None,
-    renoise=None,
-    callback: Callback | None = None,
+    renoise: Callable[[int], Tensor] | None = None,
     timesteps: Tensor | None = None,
-) -> Tensor:
-    """Few-step sampling: denoise to the origin, re-noise to the next timestep, and again.
+) -> Iterator[dict]:
+    """Few-step sampling, step by step: denoise to the origin, re-noise to the next timestep, and again.
 
     Args:
         noise: initial latents (B, C, F, H, W), unit variance.
         steps: number of network evaluations, 1 to 16 in use.
         generator: draws the noise between steps, one for all or one per sample (``schedule.draw_noise``).
         renoise: noise source instead of the generator, a function of the step number i -> noise shaped like ``noise``.
-        callback: called after every step with {"i", "steps", "t", "x", "denoised"}.
         timesteps: descending timesteps (steps,) instead of ``sampling_timesteps(steps)``.
 
-    Returns:
-        The last ``denoised`` (B, C, F, H, W).
+    Yields:
+        After every evaluation what a ``Callback`` gets.
     """
     if renoise is None:
         def renoise(i):
@@ -91,8 +92,23 @@ def sample_consistency(
     for i, t in enumerate(timesteps):
         t = t.expand(x.shape[0])
         denoised = consistency_function(x, eps_model(x, t), t, schedule)
-        if callback:
-            callback({"i": i, "steps": len(timesteps), "t": int(t[0]), "x": x, "denoised": denoised})
+        after = denoised
         if i + 1 < len(timesteps):
-            x = schedule.add_noise(denoised, renoise(i), timesteps[i + 1].expand(x.shape[0]))
-    return denoised
+            after = schedule.add_noise(denoised, renoise(i), timesteps[i + 1].expand(x.shape[0]))
+        step = {"i": i, "steps": len(timesteps), "t": int(t[0]), "x": x, "denoised": denoised, "latents": after}
+        yield step
+        x = step["latents"]
+
+
+def sample_consistency(
+    eps_model: Denoiser,
+    noise: Tensor,
+    schedule: NoiseSchedule,
+    steps: int = 4,
+    generator: torch.Generator | list[torch.Generator] | None = None,
+    renoise: Callable[[int], Tensor] | None = None,
+    callback: Callback | None = None,
+    timesteps: Tensor | None = None,
+) -> Tensor:
+    """The result (B, C, F, H, W) of ``consistency_steps``, with a callback after every step."""
+    return finish(consistency_steps(eps_model, noise, schedule, steps, generator, renoise, timesteps), callback)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,8 @@ from .schedule import SOLVER_STEPS, TRAIN_TIMESTEPS, Lookup, NoiseSchedule, expa
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 # The same, or where the solver's step shall go elsewhere than x0 says, the pair (eps of x0, eps of the step).
 GuidedDenoiser = Callable[[Tensor, Tensor], Tensor | tuple[Tensor, Tensor]]
-# Called after every step with {"i", "steps", "t", "x", "denoised"}.
+# Called after every step with {"i", "steps", "t", "x", "denoised"}. A sampler's step begins with x and has "latents" as
+# well, with which the next step begins, or which are the result; others that are put in their place are sampled on.
 Callback = Callable[[dict], None]
 
 
@@ -112,16 +113,13 @@ class Trajectory:
         return a * torch.lerp(below / a0, self.levels[i] / a1, part)
 
 
-def sample_ddim(
-    eps_model: GuidedDenoiser,
-    noise: Tensor,
-    schedule: NoiseSchedule,
-    steps: int = 50,
-    callback: Callback | None = None,
-) -> Tensor:
-    """The teacher's sampler: DDIM from pure noise (B, C, F, H, W) to clean latents.
+def ddim_steps(eps_model: GuidedDenoiser, noise: Tensor, schedule: NoiseSchedule, steps: int = 50) -> Iterator[dict]:
+    """The teacher's sampler, step by step: DDIM from pure noise (B, C, F, H, W) to clean latents.
 
     ``eps_model`` applies its guidance itself (``guidance.cfg_model``, ``guidance.motion_model``).
+
+    Yields:
+        After every step what a ``Callback`` gets.
     """
     solver = DDIMSolver(schedule, steps)
     x = noise
@@ -130,7 +128,26 @@ def sample_ddim(
         eps = eps_model(x, t)
         eps, eps_step = eps if isinstance(eps, tuple) else (eps, eps)
         x0 = schedule.predict_x0(x, eps, t)
-        x = solver.step(x0, eps_step, torch.full_like(t, index))
+        after = solver.step(x0, eps_step, torch.full_like(t, index)) if index else x0
+        step = {"i": i, "steps": steps, "t": int(t[0]), "x": x, "denoised": x0, "latents": after}
+        yield step
+        x = step["latents"]
+
+
+def sample_ddim(
+    eps_model: GuidedDenoiser,
+    noise: Tensor,
+    schedule: NoiseSchedule,
+    steps: int = 50,
+    callback: Callback | None = None,
+) -> Tensor:
+    """The result (B, C, F, H, W) of ``ddim_steps``, with a callback after every step."""
+    return finish(ddim_steps(eps_model, noise, schedule, steps), callback)
+
+
+def finish(steps: Iterator[dict], callback: Callback | None = None) -> Tensor:
+    """Sample to the end, calling back after every step: the latents of the last one."""
+    for step in steps:
         if callback:
-            callback({"i": i, "steps": steps, "t": int(t[0]), "x": x, "denoised": x0})
-    return x0
+            callback(step)
+    return step["latents"]

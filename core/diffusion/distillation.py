@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..families import TAU
 from ..networks.unet import LAMBDA_UNIT, UNet3D
 from .consistency import HUBER_C, consistency_function, pseudo_huber
 from .ddim import DDIMSolver
@@ -59,7 +60,7 @@ class ConsistencyDistillation:
         schedule: NoiseSchedule,
         solver_steps: int = 200,
         motion: float | None = None,
-        tau: float = 0.5,
+        tau: float = TAU,
         huber_c: float = HUBER_C,
         fps: int = 8,
         combination: str = "released",

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ..families import TAU
 from ..networks.unet import UNet3D
 from .ddim import Denoiser
 from .schedule import expand, solver_grid
-
-if TYPE_CHECKING:
-    pass
 
 
 def combine_cfg(cond: Tensor, uncond: Tensor, omega: Tensor) -> Tensor:
@@ -95,7 +92,7 @@ def guidance_edge(steps: int, tau: float) -> float:
     return round((1 - tau) * steps, 6)
 
 
-def guided_timesteps(steps: int, tau: float = 0.5) -> list[int]:
+def guided_timesteps(steps: int, tau: float = TAU) -> list[int]:
     """Descending timesteps at which a sampling of ``steps`` is guided: what a prior for it should hold.
 
     The noisiest fraction ``tau``, without the edge, as in the released sampler.

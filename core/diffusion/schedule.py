@@ -21,14 +21,17 @@ SOLVER_STEPS = 200
 def draw_noise(shape: tuple[int, ...], generator: torch.Generator | list[torch.Generator] | None) -> Tensor:
     """Standard normal noise (B, C, F, H, W) from one generator, or from one per sample.
 
-    Drawn on the CPU in fp32, so that one seed means one video on every device; per sample, so that batching changes
-    no clip; and frame by frame, so that a seed gives the noise that ComfyUI draws for a batch of frames.
+    Drawn in fp32 where the generator is, on the CPU by default, so that one seed means one video on every device; per
+    sample, so that batching changes no clip; and frame by frame, so that a seed gives the noise that ComfyUI draws for
+    a batch of frames.
     """
     generators = generator if isinstance(generator, list) else [generator] * shape[0]
     channels, frames = shape[1:3]
-    return torch.stack(
-        [torch.randn((frames, channels, *shape[3:]), generator=one).transpose(0, 1) for one in generators]
-    )
+    drawn = [
+        torch.randn((frames, channels, *shape[3:]), generator=one, device=one.device if one else None)
+        for one in generators
+    ]
+    return torch.stack([noise.transpose(0, 1) for noise in drawn])
 
 
 def expand(coefficient: Tensor, like: Tensor) -> Tensor:

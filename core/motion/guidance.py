@@ -8,6 +8,7 @@ from torch import Tensor
 from ..diffusion.ddim import DDIMSolver, GuidedDenoiser
 from ..diffusion.guidance import cfg_model, combine_cfg, find_combination, guided_timesteps
 from ..diffusion.schedule import NoiseSchedule
+from ..families import MOTION_STRENGTH, TAU
 from ..networks.unet import LAMBDA_UNIT, UNet3D
 from .energies import Energy, find_energy
 from .prior import MotionPrior
@@ -22,8 +23,8 @@ def motion_model(
     scale: float,
     schedule: NoiseSchedule,
     steps: int = 50,
-    strength: float = 500.0,
-    tau: float = 0.5,
+    strength: float = MOTION_STRENGTH,
+    tau: float = TAU,
     energy: str | Energy = "mean",
     combination: str = "released",
     fps: int = 8,

@@ -24,6 +24,8 @@ from .tiling import tile_count, tiled
 NORM_EPS = 1e-6
 # Frames that are encoded or decoded at once if nothing else is said.
 CHUNK = 8
+# Tiles of ``enable_tiling`` in latent cells, Stable Diffusion's 512 pixels.
+TILE, OVERLAP = 64, 16
 
 
 class ResnetBlock(nn.Module):
@@ -215,6 +217,7 @@ class VideoVAE(nn.Module):
 
     Attributes:
         tile, overlap: of tiles in latent cells, for frames beyond the memory; a tile of None works on whole frames.
+        sliced: encode and decode one frame at a time, whatever ``chunk`` says.
     """
 
     def __init__(self, config: VAEConfig):
@@ -223,6 +226,29 @@ class VideoVAE(nn.Module):
         self.model = AutoencoderKL(config)
         self.tile: int | None = None
         self.overlap = 0
+        self.sliced = False
+
+    def enable_slicing(self) -> None:
+        """Work on one frame at a time, for the least memory without tiles."""
+        self.sliced = True
+
+    def disable_slicing(self) -> None:
+        """Work on several frames at once."""
+        self.sliced = False
+
+    def enable_tiling(self, *, tile: int = TILE, overlap: int = OVERLAP) -> None:
+        """Work on overlapping tiles of a frame, in latent cells, where it is larger than one.
+
+        Raises:
+            ValueError: for a tile below 1 or an overlap below 0.
+        """
+        if tile < 1 or overlap < 0:
+            raise ValueError(f"tile={tile}, overlap={overlap}: a tile needs 1 or more, an overlap 0 or more")
+        self.tile, self.overlap = tile, overlap
+
+    def disable_tiling(self) -> None:
+        """Work on whole frames."""
+        self.tile, self.overlap = None, 0
 
     @property
     def dtype(self) -> torch.dtype:
@@ -247,7 +273,7 @@ class VideoVAE(nn.Module):
         height, width = frames.shape[-2:]
         if height % factor or width % factor:
             raise ValueError(f"frame size {width}x{height} is not divisible by {factor}: crop or resize the clip")
-        parts = rearrange(frames, "b f c h w -> (b f) c h w").split(chunk)
+        parts = rearrange(frames, "b f c h w -> (b f) c h w").split(1 if self.sliced else chunk)
         latents = torch.cat([self._encode(part.to(self.device, self.dtype) * 2 - 1, generator) for part in parts])
         return unfold_frames(latents, frames.shape[1]) * self.config.scale_factor
 
@@ -265,7 +291,7 @@ class VideoVAE(nn.Module):
         ``chunk`` frames are decoded at once, which bounds the memory.
         """
         z = fold_frames(latents).to(self.device, self.dtype) / self.config.scale_factor
-        pixels = torch.cat([self._in_tiles(self.model.decode, part) for part in z.split(chunk)])
+        pixels = torch.cat([self._in_tiles(self.model.decode, part) for part in z.split(1 if self.sliced else chunk)])
         return ((pixels + 1) / 2).clamp(0, 1).unflatten(0, (-1, latents.shape[2]))
 
     def frame_memory(self, height: int, width: int) -> int:

@@ -2,12 +2,14 @@
 
 from .frames import from_uint8, resize_and_crop, to_uint8
 from .reading import VIDEO_SUFFIXES, VideoError, iterate_video, read_metadata, read_video, video_duration
+from .tagged import TaggedFrames
 from .writing import FORMATS, WRITABLE_SUFFIXES, check_rate, check_writable, write_video
 
 __all__ = [
     "FORMATS",
     "VIDEO_SUFFIXES",
     "WRITABLE_SUFFIXES",
+    "TaggedFrames",
     "VideoError",
     "check_rate",
     "check_writable",
