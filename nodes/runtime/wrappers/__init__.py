@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from ....core.pipeline import Pipeline
 from ...host import host
-from ...inputs import DEFAULT_TAU
 from .model import SETTINGS, FramesAsBatch, model_settings
 from .text import ClipText
 from .vae import FrameVAE
@@ -25,6 +24,6 @@ def native_parts(model: Pipeline, precision: str) -> tuple:
     if model.is_student:
         settings["omega"] = model.family.guidance_scale - 1
     if model.unet.takes_motion:
-        settings |= {"motion": model.family.motion_strength, "tau": DEFAULT_TAU}
+        settings |= {"motion": model.motion_strength, "tau": model.tau}
     native.model_options["transformer_options"][SETTINGS] = settings
     return native, ClipText(model.text, precision), FrameVAE(model.vae, precision)
