@@ -13,6 +13,7 @@ from t2v_turbo.core.checkpoints.networks import save_unet
 from t2v_turbo.core.families import SHAPES, VIDEOCRAFTER2
 from t2v_turbo.core.networks.unet import UNet3D
 from t2v_turbo.core.pipeline import load
+from t2v_turbo.train import memory
 from t2v_turbo.train.cli import main
 from t2v_turbo.train.experiments import motion_memory, student_comparison
 from t2v_turbo.train.experiments.motion_memory import Setting
@@ -227,7 +228,7 @@ def test_a_row_is_measured_with_its_settings(monkeypatch):
     costs = []
     for chunk, checkpointing in ((2, True), (1, False)):
         levels = iter([100, 200, 1000])  # held before, earlier peak, peak
-        monkeypatch.setattr(motion_memory, "resident", lambda field, levels=levels: next(levels))
+        monkeypatch.setattr(memory, "resident", lambda field, levels=levels: next(levels))
         row = Setting(motion_memory.scaled(20), 2, 2, 8, 8, chunk=chunk, checkpointing=checkpointing)
         costs.append(motion_memory.measure(row))
     assert seen == [{"chunk": 2, "checkpointing": True}, {"chunk": 1, "checkpointing": False}]
@@ -252,8 +253,19 @@ def test_scores_are_compared():
     assert motion_memory.deviation(score + np.float32([0.5, 0]), score) == "differs by 1e-01"
 
 
+@pytest.mark.parametrize("kind", ["cuda", "xpu"])
+def test_memory_of_a_card_is_beyond_what_was_there(monkeypatch, kind):
+    """As the allocator tells it; its earlier peak is forgotten first."""
+    card, peaks = getattr(torch, kind), [5000]
+    monkeypatch.setattr(card, "reset_peak_memory_stats", lambda device: peaks.append(100))
+    monkeypatch.setattr(card, "memory_allocated", lambda device: 100)
+    monkeypatch.setattr(card, "max_memory_allocated", lambda device: peaks[-1])
+    with memory.AllocatedMemory(torch.device(kind)) as taken:
+        peaks[-1] = 1000
+    assert taken.peak == 900
+
+
 def test_a_score_too_small_to_see_is_refused(monkeypatch):
-    monkeypatch.setattr(motion_memory, "resident", lambda field: {"VmRSS": 100, "VmHWM": 200}[field])
-    peak = motion_memory.Peak(torch.device("cpu"))
-    with pytest.raises(ValueError, match="too little memory to be measured"), peak:
-        pass
+    monkeypatch.setattr(memory, "resident", lambda field: {"VmRSS": 100, "VmHWM": 200}[field])
+    with pytest.raises(ValueError, match="too little memory to be measured"):
+        motion_memory.measure(Setting(motion_memory.scaled(20), 2, 2, 8, 8))

@@ -29,10 +29,10 @@ LAYERS = [
     ("nodes.runtime",),
     ("nodes.latent", "nodes.loader", "nodes.motion", "nodes.rewards", "nodes.sampling"),
     ("nodes.graph",),
-    ("train.seeds", "train.results", "train.timing"),
+    ("train.seeds", "train.results", "train.timing", "train.memory"),
     ("train.config",),
     ("train.data", "train.training", "train.scoring"),
-    ("train.motion_scores", "train.preprocess", "train.distill_rewards", "train.distill"),
+    ("train.motion", "train.preprocess", "train.distill_rewards", "train.distill"),
     ("train.shapes", "train.download", "train.generation"),
     ("train.experiments", "train.doctor"),
     ("train.commands",),
@@ -112,6 +112,17 @@ def test_options_stay_at_the_door():
         place = path.relative_to(ROOT).as_posix()
         if not place.startswith(("train/commands/", "nodes/graph")) and place != "train/cli.py":
             assert "argparse" not in imports(path), place
+
+
+# Names by which torch, the system and Python tell how much memory was taken.
+PEAKS = ("max_memory_allocated", "ru_maxrss", "peak_wset", "VmHWM", "TorchDispatchMode")
+
+
+def test_memory_is_measured_in_one_place():
+    for path in SOURCES:
+        if module_of(path) != "train.memory":
+            text = path.read_text(encoding="utf-8")
+            assert not [name for name in PEAKS if name in text], f"{path}: see train/memory.py"
 
 
 def test_no_circles():

@@ -13,15 +13,19 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm.auto import tqdm
 
+from ...core.checkpoints.locations import family_folder, student_path
 from ...core.checkpoints.networks import read_state
+from ...core.families import SHAPES as FAMILY
 from ...core.pipeline import Pipeline
 from ..results import KeptRows
 from ..seeds import generator_for
 from ..shapes.world.captions import RULES, evaluation_prompts
 from ..shapes.world.scene import COLORS, SHAPES
 from .intervals import Interval, difference, mean_interval, wilson
+from .loading import load_measured
 from .motion_sweep import judge_student
 from .motion_transfer import BATCH, Guidance
 from .report import Section, curves
@@ -88,6 +92,15 @@ def still_prompts(n: int) -> list[tuple[str, dict]]:
         text = texts[(i + i // len(objects)) % len(texts)].format(color=color, shape=shape)
         prompts.append((text, {"color": color, "shape": shape, "direction": "still"}))
     return prompts
+
+
+def load_student(
+    name: str, folder: Path | None, device: torch.device, dtype: torch.dtype, strength: float | None, tau: float | None
+) -> Student:
+    """A student of the embedded family, by name or checkpoint file; see ``load_measured`` and ``guidance_of``."""
+    model, made_from = load_measured(FAMILY.name, name, folder, device, dtype)
+    path = student_path(FAMILY.name, name, folder or family_folder(FAMILY.name))
+    return Student(name, model, guidance_of(model, path, strength, tau), made_from)
 
 
 def guidance_of(model: Pipeline, path: Path, strength: float | None, tau: float | None) -> Guidance:
