@@ -32,11 +32,11 @@ LAYERS = [
     ("nodes.runtime",),
     ("nodes.latent", "nodes.loader", "nodes.motion", "nodes.rewards", "nodes.sampling"),
     ("nodes.graph",),
-    ("train.seeds", "train.results", "train.timing"),
+    ("train.seeds", "train.results", "train.timing", "train.memory"),
     ("train.config",),
     ("train.data", "train.training", "train.scoring"),
     ("train.generation",),
-    ("train.motion_scores", "train.preprocess", "train.distill_rewards", "train.distill"),
+    ("train.motion", "train.preprocess", "train.distill_rewards", "train.distill"),
     ("train.shapes", "train.download"),
     ("train.experiments", "train.doctor"),
     ("train.demo",),
@@ -120,15 +120,23 @@ def test_nothing_writes_to_the_options():
             assert not (isinstance(node, ast.Call) and ast.unparse(node).startswith("setattr(args")), f"{path}"
 
 
-ROOMS = ("data", "demo", "download", "generation", "preprocess", "scoring", "shapes", "timing")
+def test_options_stay_at_the_door():
+    """Below the commands nothing knows how an option was written."""
+    for path in SOURCES:
+        place = path.relative_to(ROOT).as_posix()
+        if not place.startswith(("train/commands/", "nodes/graph/")) and place != "train/cli.py":
+            assert "argparse" not in imports(path), place
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_work_knows_no_command_line(room):
-    paths = [path for path in SOURCES if module_of(path).split(".")[:2] == ["train", room]]
-    assert paths
-    for path in paths:
-        assert "argparse" not in path.read_text(), path
+# Names by which torch, the system and Python tell how much memory was taken.
+PEAKS = ("max_memory_allocated", "ru_maxrss", "peak_wset", "VmHWM", "TorchDispatchMode")
+
+
+def test_memory_is_measured_in_one_place():
+    for path in SOURCES:
+        if module_of(path) != "train.memory":
+            text = path.read_text(encoding="utf-8")
+            assert not [name for name in PEAKS if name in text], f"{path}: see train/memory.py"
 
 
 def test_no_circles():

@@ -5,22 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
-from PIL import Image
-from tqdm.auto import tqdm
-
 from ...core.command_line import typed_text
 from ...core.diffusion.guidance import guided_timesteps
 from ...core.diffusion.schedule import TRAIN_TIMESTEPS
-from ...core.files import replacing
 from ...core.motion.inversion import METHODS, inversion_steps
-from ...core.motion.prior import MotionPrior, Origin, make_prior
-from ...core.pipeline import Pipeline, load
-from ...core.text_files import is_unicode, name_text
-from ...core.video import to_uint8
+from ...core.motion.prior import MotionPrior
+from ...core.pipeline import load
+from ...core.text_files import is_unicode
 from ..config import check_inversion_grid
-from ..data.clips import read_frames
-from ..seeds import generator_for
+from ..motion.priors import PriorRequest, extract_prior, write_preview
 from .experiments import compare, cost, memory, sweep, transfer
 from .options import add_model_arguments, check_minimum, check_suffix, device_and_dtype, seed_value
 
@@ -97,9 +90,8 @@ def _register_preview(actions) -> None:
 
 
 def run_extract(args: argparse.Namespace) -> None:
-    timesteps = check_extract(args)
-    model = load(args.model, None, args.checkpoints, *device_and_dtype(args))
-    prior = extract(model, args, timesteps)
+    request = prior_request(args)
+    prior = extract_prior(load(args.model, None, args.checkpoints, *device_and_dtype(args)), request)
     prior.save(args.out)
     frames, height, width = prior.size
     print(
@@ -108,8 +100,8 @@ def run_extract(args: argparse.Namespace) -> None:
     )
 
 
-def check_extract(args: argparse.Namespace) -> list[int]:
-    """Refuse settings out of range before a model is loaded; returns the timesteps to read at."""
+def prior_request(args: argparse.Namespace) -> PriorRequest:
+    """What the options of ``extract`` ask for; settings out of range are refused before a model is loaded."""
     check_suffix("--out", args.out, (".safetensors",))
     if not is_unicode(args.caption):
         raise ValueError(f"--caption {args.caption!a} holds bytes that are no text here; write it in UTF-8")
@@ -124,37 +116,13 @@ def check_extract(args: argparse.Namespace) -> list[int]:
     if args.method == "ddim":
         check_inversion_grid(args.grid, "--grid ")
     inversion_steps(timesteps, args.method, args.grid)  # checks the timesteps
-    return timesteps
-
-
-def extract(model: Pipeline, args: argparse.Namespace, timesteps: list[int]) -> MotionPrior:
-    """The motion prior of ``args.clip``."""
-    family = model.family
-    shape = model.noise(1, torch.Generator(), args.frames, args.height, args.width).shape  # checks the size
-    factor = model.vae.config.downsampling
-    frames = read_frames(args.clip, shape[2], family.fps, shape[3] * factor, shape[4] * factor, args.start)
-    origin = Origin(family.name, args.caption, name_text(args.clip), args.method, args.grid, family.fps_condition)
-    with torch.no_grad(), tqdm(desc="motion prior", unit="evaluation") as bar:
-
-        def show(info: dict) -> None:
-            bar.total = info["steps"]
-            bar.update()
-
-        x0 = model.vae.encode(frames[None].float() / 255).to(model.device).float()
-        context = model.encode([args.caption])
-        generator = generator_for("motion prior", args.seed)
-        return make_prior(
-            model.unet, x0, context, timesteps, model.schedule, origin, generator=generator, callback=show
-        )
+    size = args.frames, args.height, args.width
+    return PriorRequest(args.clip, tuple(timesteps), args.caption, args.start, *size, args.method, args.grid, args.seed)
 
 
 def run_preview(args: argparse.Namespace) -> None:
-    from ...core.motion.preview import preview
-
     prior = MotionPrior.load(args.prior)
     out = args.out or args.prior.with_suffix(".png")
     check_suffix("--out", out, PICTURES)
-    picture = to_uint8(preview(prior, args.at).permute(2, 0, 1)[None])[0]
-    with replacing(out) as partial:
-        Image.fromarray(picture).save(partial)
+    write_preview(prior, args.at, out)
     print(out)
