@@ -1,4 +1,4 @@
-"""Scores models of the embedded family with the oracle, on the fixed prompts: the table of the README."""
+"""Scores models of the embedded family with the oracle, on the fixed prompts: the table of docs/SHAPES.md."""
 
 from __future__ import annotations
 
