@@ -197,12 +197,12 @@ def guided_teacher_by_equation8(device):
 
 
 PATHS = [
-    student, student_with_motion, teacher, initial_noise, encode_and_decode, decode_to_the_cpu, text, read_attention,
+    initial_noise, encode_and_decode, decode_to_the_cpu, text, read_attention,
     noised_latents, prior, distillation_step, distillation_step_with_target, plain_distillation_step,
 ]  # fmt: skip
 # These read values, which fake tensors have not.
 WITH_VALUES = [
-    inverted_latents, reward, hps, pickscore, video_reward, score, guided_teacher, guided_teacher_by_equation8,
+    student, student_with_motion, teacher, inverted_latents, reward, hps, pickscore, video_reward, score, guided_teacher, guided_teacher_by_equation8,
 ]  # fmt: skip
 # Autograd asks the driver for a stream.
 ON_A_CARD_ALONE = [reward_loss]
