@@ -202,7 +202,8 @@ PATHS = [
 ]  # fmt: skip
 # These read values, which fake tensors have not.
 WITH_VALUES = [
-    student, student_with_motion, teacher, inverted_latents, reward, hps, pickscore, video_reward, score, guided_teacher, guided_teacher_by_equation8,
+    student, student_with_motion, teacher, inverted_latents, reward, hps, pickscore, video_reward, score,
+    guided_teacher, guided_teacher_by_equation8,
 ]  # fmt: skip
 # Autograd asks the driver for a stream.
 ON_A_CARD_ALONE = [reward_loss]
