@@ -1,7 +1,7 @@
 """OpenCLIP's text tower as the prompt encoder: penultimate layer, then the final norm.
 
 Its parameters are named as in OpenCLIP. It stands here in full, because importing that library costs seconds at every
-start; `tests/test_text.py` holds both against each other.
+start; `tests/core/networks/test_text.py` holds both against each other.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """CLIP's tokens: byte-pair encoding by a merges list, in lower case.
 
-The tokens are those of open_clip's SimpleTokenizer, which `tests/test_text.py` compares; the library itself takes
+The tokens are those of open_clip's SimpleTokenizer, which `tests/core/networks/test_text.py` compares; the library itself takes
 seconds to import.
 """
 

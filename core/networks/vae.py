@@ -1,7 +1,7 @@
 """The KL autoencoder between frames and latents, Stable Diffusion's, frame by frame.
 
 Its parameters are named as in diffusers' AutoencoderKL. It stands here in full, because importing that class costs
-seconds at every start; `tests/test_vae.py` holds both against each other.
+seconds at every start; `tests/core/networks/test_vae.py` holds both against each other.
 
 Shapes: pixels (N, 3, H, W) in -1..1; latents (N, C, h, w), unscaled.
 """

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -356,7 +357,7 @@ sys.exit(main(sys.argv[1:]))
 
 def test_two_processes_train_one_student(config, tmp_path):
     script = tmp_path / "launched.py"
-    script.write_text(LAUNCHED.format(tests=str(Path(__file__).parent)))
+    script.write_text(LAUNCHED.format(tests=str(ROOT / "tests")))
     settings = [f"records={config.records}", f"model.folder={config.model.folder}", "batch_size=2", "warmup=0",
                 "log_every=1", "steps=2", *TRAINED]  # fmt: skip
     # What `accelerate launch` runs on GPUs; on CPUs it would want MPI.

@@ -32,7 +32,7 @@ from t2v_turbo.core.rewards.models import preprocessing
 from t2v_turbo.core.rewards.models.config import BERTConfig, CLIPConfig, InternVideo2Config, VideoTowerConfig, ViTConfig
 from t2v_turbo.core.rewards.models.video_tower import interpolate_frames
 
-GOLDEN = Path(os.environ.get("GOLDEN_DIR", Path(__file__).parent / "golden"))
+GOLDEN = Path(os.environ.get("GOLDEN_DIR", Path(__file__).parents[1] / "golden"))
 FORWARD, GRADIENT, MOTION_SCORE = 1e-4, 5e-3, 1e-3
 
 
