@@ -26,8 +26,8 @@ from t2v_turbo.train.cli import main
 
 # What git tracks and the wheel leaves out; all else is installed.
 NOT_INSTALLED = {
-    *(".ci", "docs", "tests", ".gitignore", "LICENSE", "README.md"),
-    *("MANIFEST.in", "pyproject.toml", "requirements.txt", "setup.cfg"),
+    *(".ci", "docs", "tests", ".gitignore", "LICENSE", "README.md", "CHANGELOG.md"),
+    *("CONTRIBUTING.md", "MANIFEST.in", "pyproject.toml", "requirements.txt", "setup.cfg"),
 }
 # Left behind by a build of an earlier version.
 OLD = "build/lib/t2v_turbo/core/renamed_since.py"
@@ -152,7 +152,7 @@ sys.exit(command.load()(sys.argv[4:]))
 EVERY_MODULE = """
 import importlib, pkgutil
 for found in pkgutil.walk_packages(t2v_turbo.__path__, "t2v_turbo."):
-    if found.name not in ("t2v_turbo.nodes.host.comfy", "t2v_turbo.train.__main__"):
+    if found.name not in ("t2v_turbo.nodes.host.comfy", "t2v_turbo.nodes.graph.__main__", "t2v_turbo.train.__main__"):
         print(importlib.import_module(found.name).__name__)
 """
 

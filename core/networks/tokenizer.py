@@ -1,7 +1,7 @@
 """CLIP's tokens: byte-pair encoding by a merges list, in lower case.
 
-The tokens are those of open_clip's SimpleTokenizer, which `tests/core/networks/test_text.py` compares; the library itself takes
-seconds to import.
+The tokens are those of open_clip's SimpleTokenizer, which `tests/core/networks/test_text.py` compares; the
+library itself takes seconds to import.
 """
 
 from __future__ import annotations

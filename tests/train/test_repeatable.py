@@ -4,14 +4,14 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from repeatable_commands import family
 
 from t2v_turbo.train.shapes.world.dataset import write_dataset
 
-SCRIPT = Path(__file__).with_name("repeatable_commands.py")
+SCRIPT = ROOT / "tests" / "repeatable_commands.py"
 COMMANDS = [
     "preprocess", "preprocess motion", "distill", "distill motion", "distill rewards", "distill ema",
     "distill accumulate", *(f"shapes train {name}" for name in (
