@@ -15,7 +15,7 @@ from ...core.text_files import is_unicode
 from ..config import check_inversion_grid
 from ..motion.priors import PriorRequest, extract_prior, write_preview
 from .experiments import compare, cost, memory, sweep, transfer
-from .options import add_model_arguments, check_minimum, check_suffix, device_and_dtype, seed_value
+from .options import add_model_arguments, check_minimum, check_suffix, device_and_dtype, request_from, seed_value
 
 EXAMPLES = """\
 examples:
@@ -116,8 +116,7 @@ def prior_request(args: argparse.Namespace) -> PriorRequest:
     if args.method == "ddim":
         check_inversion_grid(args.grid, "--grid ")
     inversion_steps(timesteps, args.method, args.grid)  # checks the timesteps
-    size = args.frames, args.height, args.width
-    return PriorRequest(args.clip, tuple(timesteps), args.caption, args.start, *size, args.method, args.grid, args.seed)
+    return request_from(args, PriorRequest, timesteps=tuple(timesteps))
 
 
 def run_preview(args: argparse.Namespace) -> None:

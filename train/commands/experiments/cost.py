@@ -9,7 +9,15 @@ from ...config import check_inversion_grid
 from ...experiments.loading import load_measured
 from ...experiments.motion_cost import CostPlan, compare_settings
 from ...results import KeptRows
-from ..options import KEPT, add_model_arguments, check_minimum, check_tau, device_and_dtype, seed_value
+from ..options import (
+    KEPT,
+    add_model_arguments,
+    check_minimum,
+    check_tau,
+    device_and_dtype,
+    request_from,
+    seed_value,
+)
 
 ABOUT = """\
 Compare ways to make motion scores for training: UNet evaluations per guided record, beside the cosine between the
@@ -38,9 +46,6 @@ def run(args: argparse.Namespace) -> None:
     for steps in args.grids:
         check_inversion_grid(steps, "--grids ")
     check_tau([args.tau])
-    plan = CostPlan(
-        args.clips, args.videos, tuple(args.grids), tuple(args.records), args.tau, args.seed,
-        args.gradient_checkpointing,
-    )  # fmt: skip
+    plan = request_from(args, CostPlan, grids=tuple(args.grids), records=tuple(args.records))
     model, made_from = load_measured(args.model, None, args.checkpoints, *device_and_dtype(args))
     print(compare_settings(model, plan, KeptRows(args.out), made_from))
