@@ -1,6 +1,7 @@
 """The face for Python: ``t2v_turbo.load``, a call, ``save``; the clips of the command line, and every mistake told."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -330,3 +331,20 @@ def test_slicing_and_tiling_of_the_autoencoder(plain, monkeypatch):
     assert torch.equal(vae.decode(latents), whole)
     with pytest.raises(ValueError, match="tile=0, overlap=2"):
         vae.enable_tiling(tile=0, overlap=2)
+
+
+# --- the documentation ----------
+
+
+def test_the_documentations_programs_run(tmp_path, monkeypatch):
+    """With the embedded model in place of VideoCrafter2, on the CPU; diffusers' own writer is not ours to test."""
+    page = (ROOT / "docs" / "PYTHON.md").read_text(encoding="utf-8")
+    programs = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(programs) == 2
+    monkeypatch.chdir(tmp_path)
+    for program in programs:
+        program = program.replace('"videocrafter2"', '"shapes"').replace('.to("cuda")', "").replace("16", "32")
+        names = {}
+        exec(compile(program.partition("export_to_video(")[0], "docs/PYTHON.md", "exec"), names)
+        assert len(names["frames"]) == 8
+    assert read_video("a.mp4").shape == (8, 64, 64, 3)
