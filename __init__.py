@@ -43,20 +43,7 @@ if __package__:
         "T2VTurboRewardScorer": T2VTurboRewardScorer,
         "T2VTurboBestOf": T2VTurboBestOf,
     }
-    NODE_DISPLAY_NAME_MAPPINGS = {
-        "T2VTurboLoader": "T2V-Turbo Loader",
-        "T2VTurboEmptyLatentVideo": "T2V-Turbo Empty Latent Video",
-        "T2VTurboSampler": "T2V-Turbo Sampler",
-        "T2VTurboSigmas": "T2V-Turbo Sigmas",
-        "T2VTurboTeacherSampler": "T2V-Turbo Teacher Sampler",
-        "T2VTurboMotionPrior": "T2V-Turbo Motion Prior",
-        "T2VTurboMotionGuidance": "T2V-Turbo Motion Guidance",
-        "T2VTurboSaveMotionPrior": "T2V-Turbo Save Motion Prior",
-        "T2VTurboLoadMotionPrior": "T2V-Turbo Load Motion Prior",
-        "T2VTurboRewardLoader": "T2V-Turbo Reward Loader",
-        "T2VTurboRewardScorer": "T2V-Turbo Reward Scorer",
-        "T2VTurboBestOf": "T2V-Turbo Best Of",
-    }
+    NODE_DISPLAY_NAME_MAPPINGS = {name: node.DISPLAY_NAME for name, node in NODE_CLASS_MAPPINGS.items()}
 
 # Names for Python, and the modules that have them.
 _PYTHON = {"load": "python_api", "Pipeline": "pipeline", "T2VTurboPipeline": "diffusers_pipeline"}

@@ -20,6 +20,8 @@ MISTAKES = (ValueError, OSError, ImportError)
 LIBRARY_MISTAKES = {"SafetensorError", "FFmpegError"}
 OUT_OF_MEMORY = re.compile(r"out of memory|(can't|cannot) allocate memory|not enough memory", re.IGNORECASE)
 NO_ROOM, NO_ACCESS = "free some space and run the same command again", "choose another folder"
+# Python's own words are "No usable temporary directory found in [...]"; torch needs one.
+TEMPORARY = "set TMPDIR (TEMP on Windows) to a folder where you may write"
 REMEDIES = {errno.ENOSPC: NO_ROOM, errno.EDQUOT: NO_ROOM, errno.EACCES: NO_ACCESS, errno.EROFS: NO_ACCESS}
 
 
@@ -64,7 +66,7 @@ def mistake(error: Exception) -> str | None:
         )
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename else ""
-        remedy = REMEDIES.get(error.errno)
+        remedy = TEMPORARY if "temporary directory" in error.strerror else REMEDIES.get(error.errno)
         return f"{place}{error.strerror}{f'; {remedy}' if remedy else ''}"
     foreseen = isinstance(error, MISTAKES) or any(kind.__name__ in LIBRARY_MISTAKES for kind in type(error).__mro__)
     return text if foreseen else None
@@ -77,7 +79,15 @@ def _own_line(text: str) -> str:
     return text.strip().splitlines()[-1].partition(": ")[2]
 
 
-# --- standard output ---------
+# --- standard input and output ---------
+
+
+def typed_text(word: str) -> str:
+    """A word of the command line that is text for people: as UTF-8 where the locale, such as C, does not read it."""
+    try:
+        return os.fsencode(word).decode("utf-8")
+    except UnicodeError:
+        return word
 
 
 def escape_unprintable() -> None:

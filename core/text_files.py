@@ -124,6 +124,11 @@ def write_json(path: str | Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
+def name_text(path: Path) -> str:
+    """The name of a file as text: bytes in it that are no UTF-8 are told by their escapes."""
+    return os.fsencode(path.name).decode("utf-8", "backslashreplace")
+
+
 def is_unicode(text: str) -> bool:
     """Whether ``text`` can be written as UTF-8; not so half a surrogate pair, or a file name of other bytes."""
     try:

@@ -1,3 +1,1 @@
-"""The ComfyUI nodes: one topic a file; comfy_host is the only door to ComfyUI."""
-
-CATEGORY = "T2V-Turbo"
+"""The ComfyUI nodes: one topic a file; host is the only door to ComfyUI."""

@@ -1,44 +1,31 @@
-"""What several nodes declare alike: shared inputs, the names of our types, the usual values."""
+"""The inputs that several nodes share, each as ComfyUI wants it declared: (type, options)."""
 
 from __future__ import annotations
 
 from ..core.families import VIDEOCRAFTER2
 
-# The embedded family, by what the dropdown says; saved workflows hold these names.
-EMBEDDED_MODELS = {
-    "shapes (embedded)": "default",
-    "shapes with motion guidance (embedded)": "mg",
-    "shapes teacher (embedded)": None,
-}
-PRECISIONS = ["auto", "fp32", "bf16", "fp16"]
-# The type of loaded rewards between nodes.
-REWARD = "T2V_TURBO_REWARD"
-# The embedded rewards, by what the dropdown says; saved workflows hold these names. None = the mixture.
-EMBEDDED_REWARDS = {
-    "shapes mixture (embedded)": None,
-    "shapes hps (embedded)": "hps",
-    "shapes clip (embedded)": "clip",
-    "shapes internvideo2 (embedded)": "internvideo2",
-}
-PUBLISHED_MIXTURE = "published mixture"
-LONG_PROMPTS = ["segments", "truncate"]
-# The type of a motion prior between nodes.
-MOTION = "T2V_TURBO_MOTION"
+# What ComfyUI calls the types that only our nodes exchange.
+MOTION_TYPE = "T2V_TURBO_MOTION"
+REWARD_TYPE = "T2V_TURBO_REWARD"
 # The paper's lambda and tau.
-MOTION_STRENGTH, MOTION_TAU = VIDEOCRAFTER2.motion_strength, 0.5
-STEPS = {
-    "default": 4,
-    "min": 1,
-    "max": 16,
-    "tooltip": "Evaluations of the network: 4 is usual, 8 and 16 are finer, 1 is a draft.",
-}
-TEACHER_STEPS = {
-    "default": 50,
-    "min": 1,
-    "max": 1000,
-    "tooltip": "Steps of the teacher's sampler: 50 is usual.",
-}
+DEFAULT_MOTION_STRENGTH, DEFAULT_TAU = VIDEOCRAFTER2.motion_strength, 0.5
+
+
+def changed(shared: tuple, **options) -> tuple:
+    """A shared input with other options, such as a tooltip of its own."""
+    kind, usual = shared
+    return kind, usual | options
+
+
+# --- links from other nodes ----------
+
+TEACHER = ("MODEL", {"tooltip": "A teacher from T2V-Turbo Loader."})
+POSITIVE = ("CONDITIONING", {"tooltip": "The prompt, encoded with the CLIP of the same loader."})
 LATENT = ("LATENT", {"tooltip": "Gives the size and length of the clip; its content is not used."})
+MOTION = (MOTION_TYPE, {"tooltip": "The motion to follow, of as many frames of the same size."})
+
+# --- values: sampling ----------
+
 SEED = (
     "INT",
     {
@@ -50,6 +37,20 @@ SEED = (
         "the seed after that of the one before.",
     },
 )
+STUDENT_STEPS = (
+    "INT",
+    {
+        "default": 4,
+        "min": 1,
+        "max": 16,
+        "tooltip": "Evaluations of the network: 4 is usual, 8 and 16 are finer, 1 is a draft.",
+    },
+)
+TEACHER_STEPS = (
+    "INT",
+    {"default": 50, "min": 1, "max": 1000, "tooltip": "Steps of the teacher's sampler: 50 is usual."},
+)
+GUIDANCE = ("FLOAT", {"default": VIDEOCRAFTER2.guidance_scale, "min": 1.0, "max": 20.0, "step": 0.5})
 FPS = (
     "INT",
     {
@@ -60,19 +61,25 @@ FPS = (
         "0 is the model's own. The file's frame rate is set where the video is made.",
     },
 )
-STRENGTH = {"default": MOTION_STRENGTH, "min": 0.0, "max": 10_000.0, "step": 0.25, "round": 0.01}
-TEACHER_STRENGTH = (
+
+# --- values: motion ----------
+
+MOTION_STRENGTH = (
     "FLOAT",
-    STRENGTH
-    | {
+    {
+        "default": DEFAULT_MOTION_STRENGTH,
+        "min": 0.0,
+        "max": 10_000.0,
+        "step": 0.25,
+        "round": 0.01,
         "tooltip": "How strongly the reference's motion pulls, the paper's lambda: 500 is usual. Raise it if the "
-        "motion is not followed, lower it if the picture breaks up; 0 is none."
+        "motion is not followed, lower it if the picture breaks up; 0 is none.",
     },
 )
 TAU = (
     "FLOAT",
     {
-        "default": MOTION_TAU,
+        "default": DEFAULT_TAU,
         "min": 0.0,
         "max": 1.0,
         "step": 0.05,
@@ -80,3 +87,16 @@ TAU = (
         "1 is all, 0 is none.",
     },
 )
+
+# --- values: loaders ----------
+
+PRECISIONS = ["auto", "fp32", "bf16", "fp16"]
+
+
+def precision(auto: str) -> tuple:
+    """The number format of what a loader loads; ``auto`` tells what the first entry does."""
+    tooltip = (
+        f"Number format of the weights. {auto} for your device; fp32 is the most exact, bf16 and fp16 need half the "
+        "memory."
+    )
+    return PRECISIONS, {"default": "auto", "tooltip": tooltip}

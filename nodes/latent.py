@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from ..core.families import SHAPES
-from . import CATEGORY
+from .base import Node
 from .host import host
 
 # Pixels per latent cell of every model family.
 CELL = 8
 
 
-class T2VTurboEmptyLatentVideo:
-    CATEGORY = CATEGORY
+class T2VTurboEmptyLatentVideo(Node):
+    DISPLAY_NAME = "T2V-Turbo Empty Latent Video"
     DESCRIPTION = (
         "Empty latents of a clip. Its frames are the batch, so image nodes and previews work on them too. "
         "Several clips are a list: what follows runs once for each."
@@ -20,7 +20,6 @@ class T2VTurboEmptyLatentVideo:
     RETURN_NAMES = ("latent",)
     OUTPUT_IS_LIST = (True,)
     OUTPUT_TOOLTIPS = ("Empty latents, one per frame; once for each clip.",)
-    FUNCTION = "execute"
 
     @classmethod
     def INPUT_TYPES(cls):

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from . import CATEGORY
+from .base import Node
+from .choices import EMBEDDED_MODELS
 from .host import host
 from .host.files import is_reward_file
-from .inputs import EMBEDDED_MODELS, PRECISIONS
+from .inputs import precision
 
 # Files of the models folder that are parts of a model, not a model to choose.
 PARTS = ("vae.safetensors", "text.safetensors")
 
 
-class T2VTurboLoader:
-    CATEGORY = CATEGORY
+class T2VTurboLoader(Node):
+    DISPLAY_NAME = "T2V-Turbo Loader"
     DESCRIPTION = (
         "Loads a text-to-video model with its text encoder and autoencoder. The embedded model works at once; "
         "VideoCrafter2 and T2V-Turbo-v2 appear when their files lie in models/t2v_turbo."
@@ -24,7 +25,6 @@ class T2VTurboLoader:
         "The text encoder, for CLIP Text Encode.",
         "The autoencoder, for VAE Decode and VAE Encode.",
     )
-    FUNCTION = "execute"
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -38,14 +38,7 @@ class T2VTurboLoader:
                         "needs model.ckpt there too."
                     },
                 ),
-                "precision": (
-                    PRECISIONS,
-                    {
-                        "default": "auto",
-                        "tooltip": "Number format of the weights. auto lets ComfyUI choose for your device; "
-                        "fp32 is the most exact, bf16 and fp16 need half the memory.",
-                    },
-                ),
+                "precision": precision("auto lets ComfyUI choose"),
             }
         }
 

@@ -2,42 +2,56 @@
 
 from __future__ import annotations
 
-from . import CATEGORY
+from .base import Node
+from .choices import MOTION_METHODS
 from .host import host
-from .inputs import MOTION, SEED, TAU, TEACHER_STEPS, TEACHER_STRENGTH
+from .inputs import (
+    LATENT,
+    MOTION,
+    MOTION_STRENGTH,
+    MOTION_TYPE,
+    POSITIVE,
+    SEED,
+    TAU,
+    TEACHER,
+    TEACHER_STEPS,
+    changed,
+)
 
-SUBCATEGORY = f"{CATEGORY}/motion"
-METHODS = ["inversion", "noise"]
-# What the dropdown calls the methods of a motion prior.
-CORE_METHODS = {"inversion": "ddim", "noise": "noise"}
-GRIDS = ["200", "100", "50", "25"]
+INVERSION_STEPS = ["200", "100", "50", "25"]
+MOTION_TOOLTIP = "The motion, for T2V-Turbo Teacher Sampler or T2V-Turbo Motion Guidance."
 
 
-class T2VTurboMotionPrior:
-    CATEGORY = SUBCATEGORY
+class MotionNode(Node):
+    """A node about the motion of a reference video."""
+
+    CATEGORY = f"{Node.CATEGORY}/motion"
+
+
+class T2VTurboMotionPrior(MotionNode):
+    DISPLAY_NAME = "T2V-Turbo Motion Prior"
     DESCRIPTION = (
         "Reads the motion of a reference video: how the frames attend to each other inside a teacher. Its look is not "
         "kept. The reference is cut to the size and length of the latent, its frames spread evenly."
     )
-    RETURN_TYPES = (MOTION, "IMAGE")
+    RETURN_TYPES = (MOTION_TYPE, "IMAGE")
     RETURN_NAMES = ("motion", "preview")
     OUTPUT_TOOLTIPS = (
-        "The motion, for T2V-Turbo Teacher Sampler or T2V-Turbo Motion Guidance.",
+        MOTION_TOOLTIP,
         "Which frame attends to which, per layer: colour is the frame, brightness how much.",
     )
-    FUNCTION = "execute"
 
     @classmethod
     def INPUT_TYPES(cls):
         return {
             "required": {
-                "model": ("MODEL", {"tooltip": "A teacher from T2V-Turbo Loader, the one that shall be guided."}),
+                "model": changed(TEACHER, tooltip="A teacher from T2V-Turbo Loader, the one that shall be guided."),
                 "vae": ("VAE", {"tooltip": "The VAE of the same loader."}),
-                "positive": ("CONDITIONING", {"tooltip": "A caption of the reference video, not of the new one."}),
+                "positive": changed(POSITIVE, tooltip="A caption of the reference video, not of the new one."),
                 "images": ("IMAGE", {"tooltip": "The frames of the reference, at least as many as the latent has."}),
-                "latent": ("LATENT", {"tooltip": "The empty latent that will be sampled: gives size and length."}),
+                "latent": changed(LATENT, tooltip="The empty latent that will be sampled: gives size and length."),
                 "method": (
-                    METHODS,
+                    list(MOTION_METHODS),
                     {
                         "default": "inversion",
                         "tooltip": "inversion follows the reference back into noise, as the paper does; noise adds "
@@ -45,13 +59,13 @@ class T2VTurboMotionPrior:
                     },
                 ),
                 "inversion_steps": (
-                    GRIDS,
+                    INVERSION_STEPS,
                     {
                         "default": "200",
                         "tooltip": "Steps of a whole inversion: 200 are the paper's, fewer are faster and less exact.",
                     },
                 ),
-                "steps": ("INT", TEACHER_STEPS | {"tooltip": "Steps of the sampler that will be guided: as there."}),
+                "steps": changed(TEACHER_STEPS, tooltip="Steps of the sampler that will be guided: as there."),
                 "tau": TAU,
                 "timestep": (
                     "INT",
@@ -63,29 +77,26 @@ class T2VTurboMotionPrior:
                         "timestep of 0 to 999 reads it once, there: with noise, 400 is usual.",
                     },
                 ),
-                "seed": (
-                    "INT",
-                    # Without the usual change after every run, upon which the reference would be read anew.
-                    SEED[1] | {"control_after_generate": False, "tooltip": "Chooses the noise of the method noise."},
-                ),
+                # Without the usual change after every run, upon which the reference would be read anew.
+                "seed": changed(SEED, control_after_generate=False, tooltip="Chooses the noise of the method noise."),
             }
         }
 
     def execute(self, model, vae, positive, images, latent, method, inversion_steps, steps, tau, timestep, seed):
         from ..core.diffusion.guidance import guided_timesteps
         from ..core.motion.preview import preview
-        from .runtime.motion import read_motion
+        from .runtime.motion_reading import read_motion
 
         timesteps = guided_timesteps(steps, tau) if timestep < 0 else [timestep]
         if not timesteps:
             raise ValueError(f"tau={tau} of {steps} steps guides no step: raise tau, or choose a timestep")
-        method, grid = CORE_METHODS[method], int(inversion_steps)
+        method, grid = MOTION_METHODS[method], int(inversion_steps)
         prior = read_motion(model, vae, positive, images, latent["samples"], timesteps, method, grid, seed)
         return prior, preview(prior)[None]
 
 
-class T2VTurboMotionGuidance:
-    CATEGORY = SUBCATEGORY
+class T2VTurboMotionGuidance(MotionNode):
+    DISPLAY_NAME = "T2V-Turbo Motion Guidance"
     DESCRIPTION = (
         "Makes a teacher follow a motion in any native sampler, KSampler for one. ddim and euler give what T2V-Turbo "
         "Teacher Sampler gives. A guided step takes about three times as long."
@@ -93,22 +104,20 @@ class T2VTurboMotionGuidance:
     RETURN_TYPES = ("MODEL",)
     RETURN_NAMES = ("model",)
     OUTPUT_TOOLTIPS = ("The model that follows the motion, for KSampler and its kin.",)
-    FUNCTION = "execute"
 
     @classmethod
     def INPUT_TYPES(cls):
         return {
             "required": {
-                "model": ("MODEL", {"tooltip": "A teacher from T2V-Turbo Loader."}),
-                "motion": (MOTION, {"tooltip": "The motion to follow, of as many frames of the same size."}),
-                "motion_strength": TEACHER_STRENGTH,
+                "model": TEACHER,
+                "motion": MOTION,
+                "motion_strength": MOTION_STRENGTH,
                 "tau": TAU,
             }
         }
 
     def execute(self, model, motion, motion_strength, tau):
-        from .runtime.motion import follow_motion
-        from .runtime.sampling import MotionGuide
+        from .runtime.motion_guidance import MotionGuide, follow_motion
 
         return (follow_motion(model, MotionGuide(motion, motion_strength, tau)),)
 
@@ -116,20 +125,17 @@ class T2VTurboMotionGuidance:
 # --- files ----------
 
 
-class T2VTurboSaveMotionPrior:
-    CATEGORY = SUBCATEGORY
+class T2VTurboSaveMotionPrior(MotionNode):
+    DISPLAY_NAME = "T2V-Turbo Save Motion Prior"
     DESCRIPTION = "Saves a motion into the output folder, so that the reference need not be read again."
-    RETURN_TYPES = ()
-    RETURN_NAMES = ()
-    OUTPUT_TOOLTIPS = ()
-    FUNCTION = "execute"
+    RETURN_TYPES = RETURN_NAMES = OUTPUT_TOOLTIPS = ()
     OUTPUT_NODE = True
 
     @classmethod
     def INPUT_TYPES(cls):
         return {
             "required": {
-                "motion": (MOTION, {"tooltip": "A motion of T2V-Turbo Motion Prior."}),
+                "motion": changed(MOTION, tooltip="A motion of T2V-Turbo Motion Prior."),
                 "filename_prefix": (
                     "STRING",
                     {
@@ -147,13 +153,12 @@ class T2VTurboSaveMotionPrior:
         return {"ui": {"motion": [{"filename": path.name, "subfolder": subfolder, "type": "output"}]}}
 
 
-class T2VTurboLoadMotionPrior:
-    CATEGORY = SUBCATEGORY
+class T2VTurboLoadMotionPrior(MotionNode):
+    DISPLAY_NAME = "T2V-Turbo Load Motion Prior"
     DESCRIPTION = "Loads a saved motion out of models/t2v_turbo_motion, the input folder, or output/motion."
-    RETURN_TYPES = (MOTION,)
+    RETURN_TYPES = (MOTION_TYPE,)
     RETURN_NAMES = ("motion",)
-    OUTPUT_TOOLTIPS = ("The motion, for T2V-Turbo Teacher Sampler or T2V-Turbo Motion Guidance.",)
-    FUNCTION = "execute"
+    OUTPUT_TOOLTIPS = (MOTION_TOOLTIP,)
 
     @classmethod
     def INPUT_TYPES(cls):

@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
-from . import CATEGORY
+from .base import Node
+from .choices import EMBEDDED_REWARDS, PUBLISHED_MIXTURE
 from .host import host
 from .host.files import is_reward_file
-from .inputs import EMBEDDED_REWARDS, LONG_PROMPTS, PRECISIONS, PUBLISHED_MIXTURE, REWARD
+from .inputs import REWARD_TYPE, precision
 
-SUBCATEGORY = f"{CATEGORY}/rewards"
-# The paper's mixture; `core.rewards.PAPER_WEIGHTS`, which cannot be had without the networks.
-WEIGHTS = {"hps": 0.2, "clip": 0.2, "internvideo2": 0.5}
+# `core.rewards.PAPER_WEIGHTS` and `core.rewards.checkpoints.LONG_CAPTIONS`, which cannot be had without torch.
+PAPER_WEIGHTS = {"hps": 0.2, "clip": 0.2, "internvideo2": 0.5}
+LONG_PROMPTS = ["segments", "truncate"]
+
+
+class RewardNode(Node):
+    """A node about rewards."""
+
+    CATEGORY = f"{Node.CATEGORY}/rewards"
+
+
+# --- loading ----------
 
 
 def weight(name: str, what: str) -> tuple:
     """The input for a reward's weight; ``what`` tells what the reward is."""
-    usual = WEIGHTS[name]
+    usual = PAPER_WEIGHTS[name]
     about = f"Weight of {what} in a mixture: {usual} is the paper's, 0 leaves it out. A single reward ignores it."
     return ("FLOAT", {"default": usual, "min": 0.0, "max": 10.0, "step": 0.05, "round": 0.001, "tooltip": about})
 
 
-LOADED = (REWARD, {"tooltip": "From T2V-Turbo Reward Loader."})
-PROMPT = ("STRING", {"default": "", "multiline": True, "tooltip": "What the clip shall show, of any length."})
-
-
-class T2VTurboRewardLoader:
-    CATEGORY = SUBCATEGORY
+class T2VTurboRewardLoader(RewardNode):
+    DISPLAY_NAME = "T2V-Turbo Reward Loader"
     DESCRIPTION = (
         "Loads models that score how well a clip looks and fits its prompt. The embedded ones know Moving Shapes and "
         "work at once; the published ones appear when they lie in models/t2v_turbo/rewards."
     )
-    RETURN_TYPES = (REWARD,)
+    RETURN_TYPES = (REWARD_TYPE,)
     RETURN_NAMES = ("reward",)
     OUTPUT_TOOLTIPS = ("One reward or a mixture, for T2V-Turbo Reward Scorer and T2V-Turbo Best Of.",)
-    FUNCTION = "execute"
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -56,30 +61,23 @@ class T2VTurboRewardLoader:
                         "their mean, truncate cuts it off as the paper does.",
                     },
                 ),
-                "precision": (
-                    PRECISIONS,
-                    {
-                        "default": "auto",
-                        "tooltip": "Number format of the weights. auto chooses for your device; fp32 is the most "
-                        "exact, bf16 and fp16 need half the memory.",
-                    },
-                ),
+                "precision": precision("auto chooses"),
             }
         }
 
     @classmethod
     def IS_CHANGED(cls, reward, hps_weight, clip_weight, internvideo2_weight, long_prompts, precision):
-        from .runtime.rewards import reward_files
+        from .runtime.reward_loading import reward_files
 
-        weights = dict(zip(WEIGHTS, (hps_weight, clip_weight, internvideo2_weight)))
+        weights = by_name(hps_weight, clip_weight, internvideo2_weight)
         return [path.stat().st_mtime for path in reward_files(reward, weights).values()]
 
     def execute(self, reward, hps_weight, clip_weight, internvideo2_weight, long_prompts, precision):
         import torch
 
-        from .runtime.rewards import load_rewards
+        from .runtime.reward_loading import load_rewards
 
-        weights = dict(zip(WEIGHTS, (hps_weight, clip_weight, internvideo2_weight)))
+        weights = by_name(hps_weight, clip_weight, internvideo2_weight)
         # Weights made in inference mode could never take part in a gradient.
         with torch.inference_mode(False):
             return (load_rewards(reward, weights, long_prompts, precision),)
@@ -91,8 +89,19 @@ def list_rewards() -> list[str]:
     return [*EMBEDDED_REWARDS, *([PUBLISHED_MIXTURE] if files else []), *files]
 
 
-class T2VTurboRewardScorer:
-    CATEGORY = SUBCATEGORY
+def by_name(*weights: float) -> dict[str, float]:
+    """The weights of the loader's inputs, in their order, by the rewards' names."""
+    return dict(zip(PAPER_WEIGHTS, weights, strict=True))
+
+
+# --- scoring ----------
+
+REWARD = (REWARD_TYPE, {"tooltip": "From T2V-Turbo Reward Loader."})
+PROMPT = ("STRING", {"default": "", "multiline": True, "tooltip": "What the clip shall show, of any length."})
+
+
+class T2VTurboRewardScorer(RewardNode):
+    DISPLAY_NAME = "T2V-Turbo Reward Scorer"
     DESCRIPTION = "Scores a clip against a prompt, and shows which of its frames score high or low."
     RETURN_TYPES = ("FLOAT", "STRING", "IMAGE")
     RETURN_NAMES = ("score", "table", "plot")
@@ -101,29 +110,29 @@ class T2VTurboRewardScorer:
         "Each reward's score, weight and unit as a Markdown table, for Preview Any.",
         "Each reward's score over the frames; a video reward has one for the whole clip.",
     )
-    FUNCTION = "execute"
 
     @classmethod
     def INPUT_TYPES(cls):
         return {
             "required": {
-                "reward": LOADED,
+                "reward": REWARD,
                 "images": ("IMAGE", {"tooltip": "The frames of one clip; a single image is scored too."}),
                 "prompt": PROMPT,
             }
         }
 
     def execute(self, reward, images, prompt):
-        from .runtime.plot import plot_scores
-        from .runtime.rewards import score_clips, score_table, titles, total_score
+        from .runtime.score_plot import plot_scores
+        from .runtime.score_tables import score_table, titles
+        from .runtime.scoring import score_clips, total_score
 
         (scores,) = score_clips(reward, [images], [prompt])
         curves = {title: scores[name] for name, title in titles(reward).items()}
         return total_score(reward, scores), score_table(reward, scores, prompt), plot_scores(curves)[None]
 
 
-class T2VTurboBestOf:
-    CATEGORY = SUBCATEGORY
+class T2VTurboBestOf(RewardNode):
+    DISPLAY_NAME = "T2V-Turbo Best Of"
     DESCRIPTION = (
         "Takes the clip with the highest score out of several: those of T2V-Turbo Empty Latent Video with more than "
         "one clip, or clips that Batch Images put one after the other."
@@ -137,13 +146,12 @@ class T2VTurboBestOf:
         "Its score, the weighted sum of the rewards' scores.",
         "All clips' scores as a Markdown table, for Preview Any.",
     )
-    FUNCTION = "execute"
 
     @classmethod
     def INPUT_TYPES(cls):
         return {
             "required": {
-                "reward": LOADED,
+                "reward": REWARD,
                 "images": ("IMAGE", {"tooltip": "A list of clips, or one batch of clips one after the other."}),
                 "prompt": PROMPT,
                 "frames": (
@@ -160,7 +168,8 @@ class T2VTurboBestOf:
         }
 
     def execute(self, reward, images, prompt, frames):
-        from .runtime.rewards import best_table, prompts_for, score_clips, separate_clips, total_score
+        from .runtime.score_tables import best_table
+        from .runtime.scoring import prompts_for, score_clips, separate_clips, total_score
 
         (rewards,) = reward
         clips = separate_clips(images, frames[0])

@@ -2,75 +2,79 @@
 
 from __future__ import annotations
 
-from ..core.families import VIDEOCRAFTER2
-from . import CATEGORY
+from .base import Node
 from .inputs import (
+    DEFAULT_MOTION_STRENGTH,
+    DEFAULT_TAU,
     FPS,
+    GUIDANCE,
     LATENT,
     MOTION,
     MOTION_STRENGTH,
-    MOTION_TAU,
+    POSITIVE,
     SEED,
-    STEPS,
-    STRENGTH,
+    STUDENT_STEPS,
     TAU,
+    TEACHER,
     TEACHER_STEPS,
-    TEACHER_STRENGTH,
+    changed,
 )
 
-# --- inputs that several nodes share ----------
+
+class SamplingNode(Node):
+    """A node that turns noise into the latents of a clip."""
+
+    RETURN_TYPES = ("LATENT",)
+    RETURN_NAMES = ("latent",)
+    OUTPUT_TOOLTIPS = ("The clip's latents, for VAE Decode.",)
 
 
 # --- students ----------
 
 
-class T2VTurboSampler:
-    CATEGORY = CATEGORY
+class T2VTurboSampler(SamplingNode):
+    DISPLAY_NAME = "T2V-Turbo Sampler"
     DESCRIPTION = (
         "Turns noise into a clip in a few steps with a distilled student (consistency sampling). "
         "Guidance is built into the student, so there is no negative prompt."
     )
-    RETURN_TYPES = ("LATENT",)
-    RETURN_NAMES = ("latent",)
-    OUTPUT_TOOLTIPS = ("The clip's latents, for VAE Decode.",)
-    FUNCTION = "execute"
 
     @classmethod
     def INPUT_TYPES(cls):
         return {
             "required": {
                 "model": ("MODEL", {"tooltip": "A student from T2V-Turbo Loader."}),
-                "positive": ("CONDITIONING", {"tooltip": "The prompt, encoded with the CLIP of the same loader."}),
+                "positive": POSITIVE,
                 "latent": LATENT,
                 "seed": SEED,
-                "steps": ("INT", STEPS),
-                "guidance": (
-                    "FLOAT",
-                    {
-                        "default": VIDEOCRAFTER2.guidance_scale,
-                        "min": 1.0,
-                        "max": 20.0,
-                        "step": 0.5,
-                        "tooltip": "How strictly the clip follows the prompt. Students know 6 to 16; 7.5 is usual.",
-                    },
+                "steps": STUDENT_STEPS,
+                "guidance": changed(
+                    GUIDANCE,
+                    tooltip="How strictly the clip follows the prompt. Students know 6 to 16; 7.5 is usual.",
                 ),
                 "fps": FPS,
             },
             "optional": {
-                "motion_strength": (
-                    "FLOAT",
-                    STRENGTH
-                    | {
-                        "tooltip": "Amount of motion that a student with motion guidance (unet_mg) is asked for, the "
-                        "paper's lambda: 500 is what it was trained with, 0 is none. Other students ignore it."
-                    },
+                "motion_strength": changed(
+                    MOTION_STRENGTH,
+                    tooltip="Amount of motion that a student with motion guidance (unet_mg) is asked for, the "
+                    "paper's lambda: 500 is what it was trained with, 0 is none. Other students ignore it.",
                 ),
                 "tau": TAU,
             },
         }
 
     def execute(
-        self, model, positive, latent, seed, steps, guidance, fps, motion_strength=MOTION_STRENGTH, tau=MOTION_TAU
+        self,
+        model,
+        positive,
+        latent,
+        seed,
+        steps,
+        guidance,
+        fps,
+        motion_strength=DEFAULT_MOTION_STRENGTH,
+        tau=DEFAULT_TAU,
     ):
         from .runtime.sampling import clip_seed, sample_clip
 
@@ -79,8 +83,8 @@ class T2VTurboSampler:
         return ({**latent, "samples": samples},)
 
 
-class T2VTurboSigmas:
-    CATEGORY = CATEGORY
+class T2VTurboSigmas(Node):
+    DISPLAY_NAME = "T2V-Turbo Sigmas"
     DESCRIPTION = (
         "The noise levels that a student was distilled for. Connect them to SamplerCustom with the sampler lcm and "
         "cfg 1; the usual schedulers miss some of them by one timestep."
@@ -88,11 +92,10 @@ class T2VTurboSigmas:
     RETURN_TYPES = ("SIGMAS",)
     RETURN_NAMES = ("sigmas",)
     OUTPUT_TOOLTIPS = ("Descending noise levels, one more than steps; the last is 0.",)
-    FUNCTION = "execute"
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {"steps": ("INT", STEPS)}}
+        return {"required": {"steps": STUDENT_STEPS}}
 
     def execute(self, steps):
         from .runtime.sampling import student_sigmas
@@ -103,43 +106,33 @@ class T2VTurboSigmas:
 # --- teachers ----------
 
 
-class T2VTurboTeacherSampler:
-    CATEGORY = CATEGORY
+class T2VTurboTeacherSampler(SamplingNode):
+    DISPLAY_NAME = "T2V-Turbo Teacher Sampler"
     DESCRIPTION = (
         "Samples a teacher in many steps (DDIM) with a negative prompt and, where a motion is connected, with the "
         "motion of a reference video, step by step as the paper's authors do it."
     )
-    RETURN_TYPES = ("LATENT",)
-    RETURN_NAMES = ("latent",)
-    OUTPUT_TOOLTIPS = ("The clip's latents, for VAE Decode.",)
-    FUNCTION = "execute"
 
     @classmethod
     def INPUT_TYPES(cls):
         return {
             "required": {
-                "model": ("MODEL", {"tooltip": "A teacher from T2V-Turbo Loader."}),
-                "positive": ("CONDITIONING", {"tooltip": "The prompt, encoded with the CLIP of the same loader."}),
+                "model": TEACHER,
+                "positive": POSITIVE,
                 "negative": ("CONDITIONING", {"tooltip": "What to avoid, encoded alike; usually an empty prompt."}),
                 "latent": LATENT,
                 "seed": SEED,
-                "steps": ("INT", TEACHER_STEPS),
-                "cfg": (
-                    "FLOAT",
-                    {
-                        "default": VIDEOCRAFTER2.guidance_scale,
-                        "min": 1.0,
-                        "max": 20.0,
-                        "step": 0.5,
-                        "tooltip": "How strictly the clip follows the prompt: 7.5 is usual; 1 ignores the negative "
-                        "prompt and is twice as fast.",
-                    },
+                "steps": TEACHER_STEPS,
+                "cfg": changed(
+                    GUIDANCE,
+                    tooltip="How strictly the clip follows the prompt: 7.5 is usual; 1 ignores the negative prompt and "
+                    "is twice as fast.",
                 ),
                 "fps": FPS,
             },
             "optional": {
-                "motion": (MOTION, {"tooltip": "The motion to follow, of as many frames of the same size; or none."}),
-                "motion_strength": TEACHER_STRENGTH,
+                "motion": changed(MOTION, tooltip="The motion to follow, of as many frames of the same size; or none."),
+                "motion_strength": MOTION_STRENGTH,
                 "tau": TAU,
             },
         }
@@ -155,10 +148,11 @@ class T2VTurboTeacherSampler:
         cfg,
         fps,
         motion=None,
-        motion_strength=MOTION_STRENGTH,
-        tau=MOTION_TAU,
+        motion_strength=DEFAULT_MOTION_STRENGTH,
+        tau=DEFAULT_TAU,
     ):
-        from .runtime.sampling import MotionGuide, clip_seed, sample_teacher_clip
+        from .runtime.motion_guidance import MotionGuide
+        from .runtime.sampling import clip_seed, sample_teacher_clip
 
         guide = MotionGuide(motion, motion_strength, tau) if motion else None
         seed = clip_seed(latent, seed)

@@ -5,11 +5,12 @@ import os
 
 import pytest
 
-from t2v_turbo.train.commands import score
 from t2v_turbo.train.config import PreprocessConfig
 from t2v_turbo.train.data.clips import ClipDataset
 from t2v_turbo.train.data.sources import ClipError, fingerprint, list_clips, read_captions
 from t2v_turbo.train.data.tables import BadRow, RowError, read_table
+from t2v_turbo.train.scoring.requests import clip_requests, table_requests
+from t2v_turbo.train.scoring.scoring import score_request
 
 CAPTION = 'a red circle, then; "a blue\tone"\nover two lines, café'
 ROWS = [{"relpath": "v/a.mp4", "text": CAPTION}, {"relpath": "v/b.mp4", "text": "a cat; a dog, a bird"}]
@@ -243,7 +244,7 @@ def test_relative_folders_take_absolute_paths(tmp_path, monkeypatch):
 def test_a_table_of_prompts_to_score(tmp_path, name):
     text = TABLES[name].replace("relpath", "file").replace("text", "prompt")
     (tmp_path / name).write_bytes(text.encode("utf-8-sig"))
-    asked = score.table_questions(tmp_path / name, None)
+    asked = table_requests(tmp_path / name, None)
     assert [(one.name, one.path, one.prompts) for one in asked] == [
         (row["relpath"], tmp_path / row["relpath"], (row["text"],)) for row in ROWS
     ]
@@ -252,16 +253,16 @@ def test_a_table_of_prompts_to_score(tmp_path, name):
 def test_bad_rows_of_a_table_to_score(tmp_path):
     table = tmp_path / "t.csv"
     table.write_text(f"file,prompt\n{tmp_path}/a.mp4,a wall\n../b.mp4,a wall\n/b.mp4,a wall\n")
-    first, *bad = score.table_questions(table, None)
+    first, *bad = table_requests(table, None)
     assert first.path == tmp_path / "a.mp4" and not first.problem
     for number, one in enumerate(bad, 2):
-        (answer,) = score.answer(one, {})
-        assert answer.name == f"{table}, row {number}"
-        assert answer.problem.endswith("give a folder above both as the folder of the clips")
+        (result,) = score_request(one, {})
+        assert result.name == f"{table}, row {number}"
+        assert result.problem.endswith("give a folder above both as the folder of the clips")
     table.write_bytes("file,prompt\na.mp4,a café\n".encode("latin-1"))
     with pytest.raises(ValueError, match="such as --encoding latin-1"):
-        score.table_questions(table, None)
-    (one,) = score.table_questions(table, None, "latin-1")
+        table_requests(table, None)
+    (one,) = table_requests(table, None, "latin-1")
     assert one.prompts == ("a café",)
 
 
@@ -322,7 +323,7 @@ def test_what_is_called_like_a_video_and_is_none_is_named(folder):
     config = PreprocessConfig(videos=str(folder), records="r")
     clips = ClipDataset(list_clips(config), config, 8, (2, 16, 16))
     assert {clips[i].clip.name: clips[i].problem for i in range(5)}["pipe.mp4"] == found["pipe.mp4"]
-    asked = score._questions(folder, ("a",), True, None)
+    asked = clip_requests(folder, ("a",), True, None)
     assert {one.name: one.problem for one in asked} == found
 
 

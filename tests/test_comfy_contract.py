@@ -61,7 +61,7 @@ def test_a_node_declares_what_it_takes_and_gives(name):
     parameters = list(inspect.signature(getattr(node, node.FUNCTION)).parameters)[1:]
     assert node.FUNCTION == "execute" and parameters == list(inputs_of(node))
     assert len(node.RETURN_TYPES) == len(node.RETURN_NAMES) == len(node.OUTPUT_TOOLTIPS)
-    assert node.DESCRIPTION and node.CATEGORY.split("/")[0] == "T2V-Turbo" and "__init__" not in vars(node)
+    assert vars(node)["DESCRIPTION"] and node.CATEGORY.split("/")[0] == "T2V-Turbo" and "__init__" not in vars(node)
 
 
 @pytest.mark.parametrize("name", NODES)
@@ -91,7 +91,13 @@ def test_the_mappings_are_a_literal_that_a_scanner_can_read():
         for node in ast.walk(tree)
         if isinstance(node, ast.Assign) and node.targets[0].id == "NODE_CLASS_MAPPINGS" and node.value.keys
     ]
-    assert literals == [set(NODES)] and set(t2v_turbo.NODE_DISPLAY_NAME_MAPPINGS) == set(NODES)
+    assert literals == [set(NODES)]
+
+
+def test_every_node_has_a_title_of_its_own():
+    titles = [vars(node)["DISPLAY_NAME"] for node in NODES.values()]
+    assert len(set(titles)) == len(titles) and all(title.startswith("T2V-Turbo ") for title in titles)
+    assert dict(zip(NODES, titles)) == t2v_turbo.NODE_DISPLAY_NAME_MAPPINGS
 
 
 def test_presets_exist_in_both_formats():

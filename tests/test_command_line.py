@@ -14,7 +14,7 @@ from conftest import ROOT
 from safetensors import SafetensorError
 
 from t2v_turbo.core.command_line import exit_code, mistake
-from t2v_turbo.nodes import graph as headless
+from t2v_turbo.nodes.graph import cli as headless
 from t2v_turbo.train import cli
 
 
@@ -41,6 +41,10 @@ FORESEEN = {
     ),
     "no permission": (
         PermissionError(errno.EACCES, os.strerror(errno.EACCES), "a"), "a: Permission denied; choose another folder"
+    ),
+    "nowhere to write": (
+        FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"),
+        "No usable temporary directory found in ['/tmp']; set TMPDIR (TEMP on Windows) to a folder where you may write",
     ),
     "our own OSError": (ConnectionError("the hub is away"), "the hub is away"),
     "safetensors": (SafetensorError("No space left on device"), "No space left on device"),

@@ -10,7 +10,8 @@ import pytest
 from conftest import ROOT
 from test_structure import PROJECT, SOURCES
 
-HOST = {"comfy", "comfy_api", "folder_paths", "latent_preview", "nodes"}  # ComfyUI's own modules, which no registry has
+# ComfyUI's own modules, which no registry has.
+HOST = {"comfy", "comfy_api", "comfy_extras", "folder_paths", "latent_preview", "nodes"}
 LOADERS = ("find_spec", "import_module")
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 DISTRIBUTIONS = packages_distributions()

@@ -1,6 +1,7 @@
-"""Everything that runs on a card keeps its tensors together: on fake CUDA tensors, and on a card if there is one.
+"""Everything that runs on a card keeps its tensors together: on a card that is simulated, and on one if there is one.
 
-Under FakeTensorMode a CUDA tensor exists without a card, and an operation that mixes devices raises, as on a card.
+Under FakeTensorMode a CUDA tensor exists without a card, and an operation that mixes devices raises, as on a card. What
+reads values is tried on ``simulated_cuda``, whose tensors have some.
 """
 
 from contextlib import nullcontext
@@ -8,6 +9,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from conftest import randomize
+from simulated_cuda import needs_simulated_card, on_card, simulated_card
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from t2v_turbo.core import pipeline
@@ -24,7 +26,7 @@ from t2v_turbo.core.networks.text import TextEncoder
 from t2v_turbo.core.networks.unet import UNet3D
 from t2v_turbo.core.networks.vae import VideoVAE
 from t2v_turbo.core.pipeline import Pipeline
-from t2v_turbo.core.rewards import RewardMixture, build_reward
+from t2v_turbo.core.rewards import RewardMixture, build_reward, load_reward
 from t2v_turbo.core.rewards.loss import Guards, RewardLoss
 from t2v_turbo.core.rewards.models.config import CLIPConfig, ViTConfig
 
@@ -159,8 +161,13 @@ def pickscore(device):
     return reward(device, "pickscore")
 
 
+def video_reward(device):
+    frames = torch.rand(1, 8, 3, 64, 64, generator=torch.Generator().manual_seed(5)).to(device)
+    model = load_reward("internvideo2", None, "shapes", device, torch.float32)
+    return model.score(frames, ["a red circle moves left"])
+
+
 def reward_loss(device):
-    """For a real device alone: its checks read values, which fake tensors have not."""
     model = family(device)
     mixture = RewardMixture({"clip": image_reward(device)}, {"clip": 1.0})
     loss = RewardLoss(mixture, model.vae.decode, Guards(teacher=0.1))
@@ -190,38 +197,39 @@ def guided_teacher_by_equation8(device):
 
 
 PATHS = [
-    student, student_with_motion, teacher, initial_noise, encode_and_decode, decode_to_the_cpu, text, read_attention,
+    initial_noise, encode_and_decode, decode_to_the_cpu, text, read_attention,
     noised_latents, prior, distillation_step, distillation_step_with_target, plain_distillation_step,
 ]  # fmt: skip
-# These run a backward pass or read values, which fake tensors cannot.
-ON_A_CARD_ALONE = [
-    inverted_latents, reward, hps, pickscore, reward_loss, score, guided_teacher, guided_teacher_by_equation8,
+# These read values, which fake tensors have not.
+WITH_VALUES = [
+    student, student_with_motion, teacher, inverted_latents, reward, hps, pickscore, video_reward, score,
+    guided_teacher, guided_teacher_by_equation8,
 ]  # fmt: skip
+# Autograd asks the driver for a stream.
+ON_A_CARD_ALONE = [reward_loss]
+ALL = [*PATHS, *WITH_VALUES, *ON_A_CARD_ALONE]
 
 
-def fakes_cuda() -> bool:
-    """torch 2.6 built for CUDA asks the driver even for fake copies."""
-    try:
-        with FakeTensorMode():
-            torch.ones(2).to("cuda")
-    except RuntimeError:
-        return torch.__version__ >= (2, 7)  # shall fail below
-    return True
-
-
-@pytest.mark.skipif(not fakes_cuda(), reason="this torch has no fake CUDA tensors without a driver")
+@needs_simulated_card
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.__name__)
-def test_devices_are_not_mixed(path, monkeypatch):
+def test_fake_devices_are_not_mixed(path, monkeypatch):
     monkeypatch.setattr(pipeline, "free_memory", lambda device: 1 << 40)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         found = path("cuda")
     assert found.device.type == ("cpu" if path in (decode_to_the_cpu, prior) else "cuda")
 
 
+@needs_simulated_card
+@pytest.mark.parametrize("path", [*PATHS, *WITH_VALUES], ids=lambda path: path.__name__)
+def test_devices_are_not_mixed(path):
+    assert on_card(path).device.type == ("cpu" if path in (decode_to_the_cpu, prior) else "cuda")
+
+
 def test_mixing_is_noticed():
     """The harness itself can fail."""
-    with FakeTensorMode(), pytest.raises(RuntimeError, match="device"):
-        torch.ones(2, device="cuda") + torch.ones(2)
+    for simulation in (FakeTensorMode(), simulated_card()):
+        with simulation, pytest.raises(RuntimeError, match="device"):
+            torch.ones(2, device="cuda") + torch.ones(2)
 
 
 class WithoutFloat64(torch.utils._python_dispatch.TorchDispatchMode):
@@ -230,14 +238,14 @@ class WithoutFloat64(torch.utils._python_dispatch.TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         found = func(*args, **(kwargs or {}))
         for one in torch.utils._pytree.tree_leaves(found):
-            if isinstance(one, torch.Tensor) and one.dtype in (torch.float64, torch.complex128):
+            if isinstance(one, torch.Tensor) and not one.is_meta and one.dtype in (torch.float64, torch.complex128):
                 raise AssertionError(f"{func} makes {one.dtype}, which mps does not have")
         return found
 
 
-@pytest.mark.parametrize("path", [*PATHS, *ON_A_CARD_ALONE], ids=lambda path: path.__name__)
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.__name__)
 def test_no_numbers_that_mps_lacks(path):
-    grad = nullcontext() if path in ON_A_CARD_ALONE else torch.no_grad()
+    grad = nullcontext() if path in (*WITH_VALUES, *ON_A_CARD_ALONE) else torch.no_grad()
     with WithoutFloat64(), grad:
         assert path("cpu").isfinite().all()
 
@@ -248,10 +256,10 @@ def test_float64_is_noticed():
 
 
 @pytest.mark.skipif(not torch.accelerator.is_available(), reason="no accelerator here")
-@pytest.mark.parametrize("path", [*PATHS, *ON_A_CARD_ALONE], ids=lambda path: path.__name__)
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.__name__)
 def test_an_accelerator_gives_what_the_cpu_gives(path):
     device = torch.accelerator.current_accelerator()
-    grad = nullcontext() if path in ON_A_CARD_ALONE else torch.no_grad()
+    grad = nullcontext() if path in (*WITH_VALUES, *ON_A_CARD_ALONE) else torch.no_grad()
     with grad:
         found, expected = path(device).float().cpu(), path("cpu").float()
     assert found.isfinite().all()

@@ -162,10 +162,25 @@ def test_a_bare_environment():
 
 
 def test_no_home_at_all(monkeypatch):
-    """A user whom the system does not know has no home folder."""
+    """A user whom the system does not know has no home folder, which only downloads need."""
     monkeypatch.delenv("T2V_TURBO_MODELS")
     monkeypatch.setattr(Path, "home", raising(RuntimeError("Could not determine home directory.")))
-    assert "T2V_TURBO_MODELS" in failed(folders.examine(CPU))["models"].remedy
+    models = by_name(folders.examine(CPU))["models"]
+    assert models.status == "warn" and "T2V_TURBO_MODELS" in models.remedy
+    found = by_name(checkpoints.examine(CPU))
+    assert found["published files"].status == "skip" and found[STUDENT].status == "ok"
+    assert not [finding for finding in found.values() if finding.status == "fail"]
+    monkeypatch.setattr(online, "reach", lambda endpoint: Finding("hub", "ok", "answers"))
+    assert set(by_name(online.examine(CPU))) == {"hub"}
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="needs a folder that cannot be read")
+def test_a_home_that_is_closed(models, monkeypatch):
+    models.mkdir(mode=0)
+    monkeypatch.setenv("T2V_TURBO_MODELS", str(models / "below"))
+    assert by_name(folders.examine(CPU))["models"].status == "warn"
+    assert failed(checkpoints.examine(CPU)) == {}
+    models.chmod(0o700)
 
 
 # --- running ----------

@@ -127,10 +127,27 @@ def test_not_a_checkpoint(tmp_path, hub):
 
 def test_unreachable(tmp_path, capsys):
     address = "http://127.0.0.1:9"  # the discard port: nobody listens
-    assert main(["download", "mg", "--folder", str(tmp_path), "--endpoint", address]) == 2
+    assert main(["download", "mg", "--folder", str(tmp_path / "models"), "--endpoint", address]) == 2
     error = capsys.readouterr().err.strip()
     assert error.count("\n") == 0
     assert "T2V-Turbo-v2/unet_mg.pt: cannot be fetched" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made(hub, tmp_path):
+    """It is no fault of the network."""
+    (tmp_path / "file").touch()
+    with pytest.raises(DownloadError, match=r"models: cannot write here .* with --folder or T2V_TURBO_MODELS"):
+        fetch(hub, tmp_path / "file" / "models")
+    assert hub.sent == 0
+
+
+def test_a_folder_that_cannot_be_written_to(hub, tmp_path):
+    """What is in it already is found."""
+    fetch(hub, tmp_path / "models")
+    (tmp_path / "models").chmod(0o500)
+    assert fetch(hub, tmp_path / "models").is_file()
+    (tmp_path / "models").chmod(0o700)
 
 
 def test_unknown_file(capsys):

@@ -17,7 +17,7 @@ from t2v_turbo.core.families import SHAPES
 from t2v_turbo.core.motion.prior import Origin, make_prior
 from t2v_turbo.core.networks.unet import UNet3D
 from t2v_turbo.train.cli import main
-from t2v_turbo.train.commands.generate import check_grid
+from t2v_turbo.train.generation.request import check_grid
 
 PROMPT = "a red circle moves right"
 

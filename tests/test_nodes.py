@@ -1,12 +1,14 @@
 """The nodes as plain classes, under inference mode as ComfyUI runs them, on random weights of the embedded sizes."""
 
 import json
+import runpy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT, randomize
+from safetensors.torch import save_file
 
 import t2v_turbo
 from t2v_turbo.core import pipeline
@@ -17,11 +19,15 @@ from t2v_turbo.core.families import SHAPES
 from t2v_turbo.core.networks.layers import fold_frames, unfold_frames
 from t2v_turbo.core.networks.unet import UNet3D
 from t2v_turbo.core.video import read_metadata, read_video
-from t2v_turbo.nodes import graph as headless
+from t2v_turbo.nodes.graph import cli as headless
+from t2v_turbo.nodes.graph.execution import run_graph
+from t2v_turbo.nodes.graph.native import SaveVideo
+from t2v_turbo.nodes.graph.overrides import override
 from t2v_turbo.nodes.host import host
 from t2v_turbo.nodes.host.plain import Folders, using_folders
 from t2v_turbo.nodes.runtime import models
-from t2v_turbo.nodes.runtime.wrappers import SETTINGS, crop_to_multiple, native_parts
+from t2v_turbo.nodes.runtime.wrappers import SETTINGS, native_parts
+from t2v_turbo.nodes.runtime.wrappers.vae import crop_to_multiple
 
 PROMPT = "a red circle moves right"
 STUDENT, TEACHER = "shapes (embedded)", "shapes teacher (embedded)"
@@ -161,6 +167,24 @@ def test_the_network_takes_frames_as_the_batch_and_several_conditions():
     assert not torch.allclose(*both.chunk(2), atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("options", "control", "named"),
+    [
+        ({"patches": {"attn1_patch": [print]}}, None, "attn1_patch"),
+        ({"patches": {}, "patches_replace": {"attn1": {("middle", 0): print}}}, None, "attn1"),
+        ({"wrappers": {"diffusion_model": {"easycache": [print]}}}, None, "easycache"),
+        ({}, {"output": []}, "control"),
+    ],
+)
+def test_what_an_image_unet_alone_could_do_is_refused(options, control, named):
+    model, clip, _ = load()
+    network, x = model.get_model_object("diffusion_model"), torch.randn(8, 4, 8, 8)
+    options |= {"cond_or_uncond": [0]}
+    context = encode(clip)[0][0].expand(8, -1, -1)
+    with pytest.raises(ValueError, match=rf"^model: .* image network \({named}\), .* take that node away$"):
+        network(x, torch.full((8,), 499.0), context=context, control=control, transformer_options=options)
+
+
 def test_a_students_settings_travel_with_the_model():
     model, clip, _ = load()
     settings = model.model_options["transformer_options"][SETTINGS]
@@ -251,6 +275,14 @@ def test_tiles_cover_the_frame_and_leave_the_vae_as_it_was():
     assert vae.spacial_compression_decode() == 8 and vae.temporal_compression_decode() is None
 
 
+def test_a_node_that_wants_more_of_a_part_than_it_has_gets_a_sentence():
+    _, clip, vae = load()
+    for part, name, fits in ((clip, "clone", "CLIP Text Encode$"), (vae, "get_sd", "VAE Decode and VAE Encode")):
+        assert not hasattr(part, name)
+        with pytest.raises(AttributeError, match=f"^this part of T2V-Turbo Loader has no '{name}', .* with {fits}"):
+            getattr(part, name)()
+
+
 def test_too_small_frames_are_refused():
     with pytest.raises(ValueError, match=r"pixels: 20x7 is too small"):
         crop_to_multiple(torch.zeros(1, 3, 7, 20), 8)
@@ -309,6 +341,18 @@ def test_a_students_file_appears_and_loads_with_the_embedded_parts(tmp_path):
     assert loader.IS_CHANGED(model=STUDENT, precision="auto") == STUDENT
 
 
+@pytest.mark.parametrize("name", ["saved.safetensors", "saved.pt"])
+@pytest.mark.parametrize("prefix", ["model.diffusion_model.unet.", "module."])
+def test_a_student_that_another_program_saved_is_of_the_family_that_its_weights_tell(tmp_path, name, prefix):
+    with torch.inference_mode(False):
+        student = randomize(UNet3D(SHAPES.unet.as_student()), 9)
+        state = {f"{prefix}{key}": value.clone() for key, value in student.state_dict().items()}
+        (torch.save if name.endswith(".pt") else save_file)(state, tmp_path / name)
+    network = load(name)[0].get_model_object("diffusion_model")
+    assert network.family == "shapes" and network.is_student
+    torch.testing.assert_close(network.unet.state_dict(), student.state_dict())
+
+
 def test_a_published_student_without_its_teacher_says_what_is_missing(tmp_path):
     keys = ("time_embed.0.weight", "input_blocks.1.0.temopral_conv.conv1.0.weight")
     torch.save({key: torch.zeros(2) for key in keys}, tmp_path / "unet_mg.pt")
@@ -322,6 +366,15 @@ def test_a_name_outside_the_models_folder_is_refused():
 
 
 # --- headless ----------
+
+
+def test_the_module_is_the_command(monkeypatch, tmp_path, capsys):
+    graph = {"1": {"class_type": "PreviewAny", "inputs": {"source": "a"}}}
+    (tmp_path / "graph.json").write_text(json.dumps(graph))
+    monkeypatch.setattr("sys.argv", ["graph", str(tmp_path / "graph.json"), "--set", "1.source=b"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("t2v_turbo.nodes.graph", run_name="__main__")
+    assert (stop.value.code, capsys.readouterr().out) == (0, "b\n")
 
 
 def test_a_saved_graph_runs_without_comfyui(tmp_path, capsys):
@@ -360,7 +413,7 @@ def test_the_unchanged_preset_carries_its_workflow_and_numbers_its_files(tmp_pat
 )
 def test_a_graph_that_cannot_run_says_why(graph, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        headless.run_graph(graph, tmp_path)
+        run_graph(graph, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -388,13 +441,13 @@ def test_values_that_comfyui_would_refuse_are_refused_before_anything_runs(node,
     graph = {"1": {"class_type": "LoadVideo", "inputs": {"file": "none.mp4"}}}
     graph["7"] = {"class_type": node, "inputs": usual | inputs}
     with pytest.raises(ValueError, match=f"node 7: {node}: {allowed}"):
-        headless.run_graph(graph, tmp_path)
+        run_graph(graph, tmp_path)
 
 
 def test_a_value_out_of_a_link_is_not_checked(tmp_path):
     graph = {"1": {"class_type": "PrimitiveStringMultiline", "inputs": {"value": 20}}}
     graph["2"] = {"class_type": "T2VTurboSigmas", "inputs": {"steps": ["1", 0]}}
-    assert headless.run_graph(graph, tmp_path) == []
+    assert run_graph(graph, tmp_path) == []
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
@@ -428,19 +481,19 @@ def test_a_file_that_is_no_graph(tmp_path, capsys, text, message):
     (tmp_path / "graph.json").write_text(text)
     assert headless.main([str(tmp_path / "graph.json")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("headless: ") and message in line
+    assert line.startswith("graph: ") and message in line
 
 
 def test_a_setting_keeps_text_text():
     graph = {"1": {"class_type": "a", "inputs": {"text": "red", "steps": 4}}}
     for text, expected in (("5", "5"), ("true", "true"), ('"blue"', "blue"), ('["2", 0]', ["2", 0]), ("a b", "a b")):
-        assert headless.override(graph, [f"1.text={text}"])["1"]["inputs"]["text"] == expected
-    assert headless.override(graph, ["1.steps=5"])["1"]["inputs"]["steps"] == 5
+        assert override(graph, [f"1.text={text}"])["1"]["inputs"]["text"] == expected
+    assert override(graph, ["1.steps=5"])["1"]["inputs"]["steps"] == 5
 
 
 def test_a_saved_file_stays_inside_its_folder(tmp_path):
     with using_folders(Folders(tmp_path, tmp_path / "out")), pytest.raises(ValueError, match="leads out of"):
-        headless.SaveVideo({})((torch.zeros(1, 8, 8, 3), 8), "../elsewhere")
+        SaveVideo({})((torch.zeros(1, 8, 8, 3), 8), "../elsewhere")
 
 
 def test_a_wrong_setting_lists_the_right_ones(tmp_path, capsys):

@@ -6,6 +6,7 @@ nodes, and this file as a script, for what only ComfyUI's own classes can tell (
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -106,6 +107,21 @@ def saved(server, entry, node="7"):
     return server.base / "output" / video["subfolder"] / video["filename"]
 
 
+def run_for_frames(server, graph, workflow=None):
+    """Run a graph; its entry, and the frames (F, H, W, 3) of its video before they are encoded.
+
+    ComfyUI's encoder makes another mp4 of the same frames at every run, which says nothing of equality.
+    """
+    import numpy as np
+    from PIL import Image
+
+    (images,) = (node["inputs"]["images"] for node in graph.values() if node["class_type"] == "CreateVideo")
+    inputs = {"images": images, "filename_prefix": "frames"}
+    entry = server.run(graph | {"frames": {"class_type": "SaveImage", "inputs": inputs}}, workflow)
+    files = [server.base / "output" / file["filename"] for file in entry["outputs"]["frames"]["images"]]
+    return entry, np.stack([np.asarray(Image.open(file)) for file in files])
+
+
 def with_ksampler(model, **settings):
     """The preset with a native KSampler in place of ours."""
     graph = preset()
@@ -180,6 +196,53 @@ def write_reference(server):
     write_video(server.base / "input" / "reference.mp4", clip, 8)
 
 
+def test_a_second_run_is_cached_and_a_freed_model_is_loaded_anew(server):
+    def cached(entry):
+        return next(message["nodes"] for kind, message in entry["status"]["messages"] if kind == "execution_cached")
+
+    server.run(preset())
+    assert sorted(cached(server.run(preset()))) == sorted(preset())
+    body = json.dumps({"unload_models": True, "free_memory": True}).encode()
+    with urllib.request.urlopen(urllib.request.Request(server.url + "/free", body), timeout=30):
+        pass
+    time.sleep(2)  # for the queue's worker to wake up
+    assert cached(server.run(preset())) == []
+    log = server.log.read_text()
+    assert all(f"Requested to load {name}\n" in log for name in ("TextEncoder", "BaseModel", "VideoVAE"))
+    assert "ModuleDict" not in log and "Traceback" not in log.split("got prompt")[0]
+
+
+# Native nodes that reach into an image network, and their inputs.
+UNHEEDED = {
+    "HyperTile": {"tile_size": 256, "swap_size": 2, "max_depth": 0, "scale_depth": False},
+    "TomePatchModel": {"ratio": 0.3},
+    "FreeU_V2": {"b1": 1.3, "b2": 1.4, "s1": 0.9, "s2": 0.2},
+    "PerturbedAttentionGuidance": {"scale": 3.0},
+    "SelfAttentionGuidance": {"scale": 0.5, "blur_sigma": 2.0},
+    "EasyCache": {"reuse_threshold": 0.2, "start_percent": 0.15, "end_percent": 0.95, "verbose": False},
+}
+
+
+@pytest.mark.parametrize("name", UNHEEDED)
+def test_a_patch_that_would_have_no_effect_is_refused_in_a_native_ksampler(server, name):
+    settings = {"sampler_name": "ddim", "scheduler": "ddim_uniform", "cfg": 7.5, "steps": 2}
+    graph = with_ksampler("shapes teacher (embedded)", **settings)
+    graph["20"] = {"class_type": name, "inputs": {"model": ["1", 0]} | UNHEEDED[name]}
+    graph["4"]["inputs"]["model"] = ["20", 0]
+    error = error_of(server.run(graph))
+    assert error["node_type"] == "KSampler" and "reaches into the layers of an image" in error["exception_message"]
+
+
+def test_a_node_that_wants_another_clip_or_vae_gets_a_sentence(server):
+    graph = preset()
+    graph["20"] = {"class_type": "CLIPSetLastLayer", "inputs": {"clip": ["1", 1], "stop_at_clip_layer": -2}}
+    graph["2"]["inputs"]["clip"] = ["20", 0]
+    assert "has no 'clone', which the node asks for" in error_of(server.run(graph))["exception_message"]
+    graph = preset()
+    graph["20"] = {"class_type": "VAESave", "inputs": {"vae": ["1", 2], "filename_prefix": "vae"}}
+    assert "has no 'get_sd', which the node asks for" in error_of(server.run(graph))["exception_message"]
+
+
 def motion_graph(server, **sampler):
     """The motion preset in few evaluations, with a reference video in the input folder."""
     write_reference(server)
@@ -201,16 +264,15 @@ def previewed_size(server, entry, node):
 def test_the_motion_preset_follows_a_native_video(server):
     from t2v_turbo.core.video import read_video
 
-    entry = server.run(motion_graph(server, motion_strength=3000.0), preset("", "motion_transfer"))
-    guided = read_video(saved(server, entry, "13"))
+    workflow = preset("", "motion_transfer")
+    entry, guided = run_for_frames(server, motion_graph(server, motion_strength=3000.0), workflow)
     assert min(previewed_size(server, entry, "9")) > 100
-    plain = read_video(saved(server, server.run(motion_graph(server, motion_strength=0.0)), "13"))
-    assert guided.shape == (8, 64, 64, 3) and (guided != plain).any()
+    assert read_video(saved(server, entry, "13")).shape == guided.shape == (8, 64, 64, 3)
+    _, plain = run_for_frames(server, motion_graph(server, motion_strength=0.0))
+    assert (guided != plain).any()
 
 
 def test_a_saved_motion_is_offered_and_guides_a_native_ksampler(server):
-    from t2v_turbo.core.video import read_video
-
     graph = motion_graph(server)
     inputs = {"motion": ["8", 0], "filename_prefix": "motion/a"}
     graph["20"] = {"class_type": "T2VTurboSaveMotionPrior", "inputs": inputs}
@@ -221,16 +283,16 @@ def test_a_saved_motion_is_offered_and_guides_a_native_ksampler(server):
     assert offered["motion"][0] == [file["filename"]]
     settings = {"sampler_name": "ddim", "scheduler": "ddim_uniform", "cfg": 7.5, "steps": 4}
     graph = with_ksampler("shapes teacher (embedded)", **settings)
-    plain = read_video(saved(server, server.run(graph)))
+    _, plain = run_for_frames(server, graph)
     graph["20"] = {"class_type": "T2VTurboLoadMotionPrior", "inputs": {"motion": file["filename"]}}
     inputs = {"model": ["1", 0], "motion": ["20", 0], "motion_strength": 3000.0, "tau": 1.0}
     graph["21"] = {"class_type": "T2VTurboMotionGuidance", "inputs": inputs}
     graph["4"]["inputs"]["model"] = ["21", 0]
-    assert (read_video(saved(server, server.run(graph))) != plain).any()
+    assert (run_for_frames(server, graph)[1] != plain).any()
 
 
 def test_the_score_preset_scores_a_native_video(server):
-    from t2v_turbo.nodes.runtime.plot import HEIGHT, WIDTH
+    from t2v_turbo.nodes.runtime.score_plot import HEIGHT, WIDTH
 
     write_reference(server)
     entry = server.run(preset(name="score_video"), preset("", "score_video"))
@@ -251,17 +313,15 @@ def best_of_graph(**changes):
 
 
 def test_the_best_of_preset_saves_the_clip_that_its_table_names(server):
-    from t2v_turbo.core.video import read_video
-
-    entry = server.run(best_of_graph(), preset("", "best_of_n"))
+    entry, chosen = run_for_frames(server, best_of_graph(), preset("", "best_of_n"))
     (table,) = entry["outputs"]["11"]["text"]
     rows = table.splitlines()[2:]
     (best,) = [i for i, row in enumerate(rows) if "**" in row]
     assert len(rows) == 3 and len({row.split(" | ")[1] for row in rows}) == 3
     graph = best_of_graph(seed=best)
     graph["4"]["inputs"]["clips"] = 1
-    alone = server.run(graph)
-    assert (read_video(saved(server, alone, "10")) == read_video(saved(server, entry, "10"))).all()
+    alone, again = run_for_frames(server, graph)
+    assert (again == chosen).all()
     assert alone["outputs"]["11"]["text"][0].splitlines()[2].split(" | ")[1] == rows[best].split(" | ")[1]
 
 
@@ -286,9 +346,18 @@ def test_native_samplers_and_nodes_agree_with_ours(base):
     assert result.returncode == 0, result.stderr[-3000:]
     found = json.loads(result.stdout.splitlines()[-1])
     assert found["lcm"] < 1e-5 and found["ddim"] < 1e-5 and found["cfg changes"] > 1e-3
-    assert found["tiled"] < 1e-5 and found["round trip shape"] == [8, 4, 8, 8]
+    assert found["one tile"] < 1e-5 < found["tiled"] and found["round trip shape"] == [8, 4, 16, 16]
+    assert found["cancelled"] == ["sampling", "decoding", "decoding in tiles", "encoding", "encoding in tiles"]
     assert "another kind of model (UNetModel)" in found["foreign"]
-    assert found["cancelled"] and not found["inference weights"] and found["moves whole"]
+    assert found["passed over"] == {
+        "RescaleCFG": "sampler_cfg_function",
+        "ModelSamplingDiscrete": "model_sampling",
+        "a patch": "patches",
+        "a wrapper": "predict_noise",
+    }
+    assert found["weights patched"] > 1e-3
+    assert not found["inference weights"] and found["moves whole"] and found["freed"]
+    assert found["float8 asked for"] == "torch.float32"
     assert found["motion"] < 1e-4 and found["motion changes"] > 1e-3
     assert len(found["energies"]) == 5
     assert all(guided < plain for guided, plain in found["energies"].values()), found["energies"]
@@ -305,13 +374,13 @@ def compare(pack_folder):
     from comfy.cli_args import args
 
     args.cpu = True
-    import comfy.model_management as management
+    import comfy.model_management  # noqa: F401 - by which the pack knows where it is
     import torch
 
     spec = importlib.util.spec_from_file_location(
-        "the/pack", f"{pack_folder}/__init__.py", submodule_search_locations=[pack_folder]
+        "t2v_turbo", f"{pack_folder}/__init__.py", submodule_search_locations=[pack_folder]
     )
-    pack = sys.modules["the/pack"] = importlib.util.module_from_spec(spec)
+    pack = sys.modules["t2v_turbo"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(pack)
 
     def run(name, **inputs):
@@ -326,18 +395,88 @@ def compare(pack_folder):
         ours = run("T2VTurboSampler", model=model, **inputs)[0]["samples"]
         (sigmas,) = run("T2VTurboSigmas", steps=4)
         found["lcm"] = difference(native_lcm(model, positive, sigmas, seed=5), ours)
-        found["ddim"], found["cfg changes"] = compare_ddim(run, pack)
-        found |= compare_vae(vae, ours) | compare_motion(run, pack)
+        found["ddim"], found["cfg changes"] = compare_ddim(run)
+        found |= compare_vae(vae) | compare_motion(run)
         parameters = model.model.diffusion_model.parameters()
         found["inference weights"] = any(parameter.is_inference() for parameter in parameters)
         found["foreign"] = message_of(lambda: run("T2VTurboSampler", model=image_model(), **inputs))
         found["moves whole"] = moves_whole(run("T2VTurboLoader", model="shapes (embedded)", precision="auto")[0])
-        management.interrupt_current_processing()
-        try:
-            run("T2VTurboSampler", model=model, **inputs)
-        except management.InterruptProcessingException:
-            found["cancelled"] = True
+        found["passed over"] = passed_over(model, lambda changed: run("T2VTurboSampler", model=changed, **inputs))
+        patched = run("T2VTurboSampler", model=with_patched_weight(model), **inputs)[0]["samples"]
+        found["weights patched"] = difference(patched, ours)
+        images = torch.rand(2, 128, 128, 3)
+        work = {
+            "sampling": lambda: run("T2VTurboSampler", model=model, **inputs),
+            "decoding": lambda: vae.decode(ours),
+            "decoding in tiles": lambda: vae.decode_tiled(ours, tile_x=4, tile_y=4, overlap=1),
+            "encoding": lambda: vae.encode(images),
+            "encoding in tiles": lambda: vae.encode_tiled(images, tile_x=64, tile_y=64, overlap=16),
+        }
+        found["cancelled"] = [name for name, function in work.items() if is_cancelled(function)]
+        found["freed"] = is_freed(run)
+        args.fp8_e4m3fn_unet = True
+        model, _, _ = run("T2VTurboLoader", model="shapes (embedded)", precision="auto")
+        found["float8 asked for"] = str(model.model_dtype())
     print(json.dumps(found))
+
+
+def is_freed(run):
+    """Whether nothing holds the three networks any more, once they were used and ComfyUI unloads its models."""
+    import gc
+    import weakref
+
+    import comfy.model_management as management
+
+    def use():
+        model, clip, vae = run("T2VTurboLoader", model="shapes (embedded)", precision="auto")
+        ((latent,),) = run("T2VTurboEmptyLatentVideo", width=64, height=64, frames=8)
+        inputs = {"positive": encode(clip, "a red circle"), "latent": latent, "steps": 1, "guidance": 7.5, "fps": 0}
+        vae.encode(vae.decode(run("T2VTurboSampler", model=model, seed=0, **inputs)[0]["samples"]))
+        return [weakref.ref(network) for network in (model.model, clip.text, vae.vae)]
+
+    networks = use()
+    management.unload_all_models()
+    gc.collect()
+    return not any(network() for network in networks) and not management.current_loaded_models
+
+
+def is_cancelled(function):
+    """Whether some work hears the Cancel button."""
+    import comfy.model_management as management
+
+    management.interrupt_current_processing()
+    try:
+        function()
+    except management.InterruptProcessingException:
+        return True
+
+
+def passed_over(model, sample):
+    """What our sampler says that it would pass over of the changes that native nodes make of a MODEL."""
+    import comfy_extras.nodes_model_advanced as advanced
+    from comfy.patcher_extension import WrappersMP
+
+    patched, wrapped = model.clone(), model.clone()
+    patched.set_model_attn1_patch(print)
+    wrapped.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "cache", print)
+    changed = {
+        "RescaleCFG": advanced.RescaleCFG().patch(model, 0.7)[0],
+        "ModelSamplingDiscrete": advanced.ModelSamplingDiscrete().patch(model, "lcm", False)[0],
+        "a patch": patched,
+        "a wrapper": wrapped,
+    }
+    told = {name: message_of(lambda changed=changed: sample(changed)) for name, changed in changed.items()}
+    return {name: re.search(r"how it samples \((.*)\), which has no effect", text)[1] for name, text in told.items()}
+
+
+def with_patched_weight(model):
+    """A MODEL with one weight changed, as a LoRA does it."""
+    import torch
+
+    key = next(key for key in model.model_state_dict() if key.endswith("attn1.to_q.weight"))
+    patched = model.clone()
+    patched.add_patches({key: (torch.ones_like(model.model_state_dict()[key]),)}, 1.0)
+    return patched
 
 
 def encode(clip, text):
@@ -375,21 +514,21 @@ def native_lcm(model, positive, sigmas, seed):
     )
 
 
-def compare_ddim(run, pack):
+def compare_ddim(run):
     """ComfyUI's euler, which is DDIM, with CFG on the teacher, against the core's sampler on the core's grid."""
-    import importlib
-
     import comfy.sample
     import comfy.samplers
     import torch
 
-    names = ("solver", "guidance", "schedule")
-    core = {name: importlib.import_module(f"{pack.__name__}.core.{name}") for name in names}
+    from t2v_turbo.core.diffusion.ddim import sample_ddim
+    from t2v_turbo.core.diffusion.guidance import cfg_model
+    from t2v_turbo.core.diffusion.schedule import NoiseSchedule, solver_grid
+
     model, clip, _ = run("T2VTurboLoader", model="shapes teacher (embedded)", precision="auto")
     positive, negative = encode(clip, "a red circle"), encode(clip, "")
-    schedule = core["schedule"].NoiseSchedule()
+    schedule = NoiseSchedule()
     noise = torch.randn(8, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    alpha_bar = schedule.alpha_bar[core["schedule"].solver_grid(10).flip(0)]
+    alpha_bar = schedule.alpha_bar[solver_grid(10).flip(0)]
     sigmas = torch.cat([(1 / alpha_bar - 1).sqrt(), torch.zeros(1)])
 
     def native(cfg):
@@ -399,23 +538,24 @@ def compare_ddim(run, pack):
         )
 
     network = model.model.diffusion_model
-    predict = core["guidance"].cfg_model(network.unet, positive[0][0], negative[0][0], 7.5, fps=8)
-    ours = core["solver"].sample_ddim(predict, noise.transpose(0, 1)[None], schedule, 10)[0].transpose(0, 1)
+    predict = cfg_model(network.unet, positive[0][0], negative[0][0], 7.5, fps=8)
+    ours = sample_ddim(predict, noise.transpose(0, 1)[None], schedule, 10)[0].transpose(0, 1)
     ours = ours / network.latent_scale
     return difference(native(7.5), ours), difference(native(1.0), ours)
 
 
-def compare_motion(run, pack):
+def compare_motion(run):
     """A guided MODEL in native samplers: beside our teacher sampler, and the energy where the guidance ends."""
-    import importlib
-
     import comfy.sample
     import comfy.samplers
     import torch
 
-    names = ("energies", "guidance", "motion", "schedule", "layers")
-    core = {name: importlib.import_module(f"{pack.__name__}.core.{name}") for name in names}
-    steps, schedule = 5, core["schedule"].NoiseSchedule()
+    from t2v_turbo.core.diffusion.schedule import NoiseSchedule, draw_noise, solver_grid
+    from t2v_turbo.core.motion.energies import find_energy
+    from t2v_turbo.core.motion.probe import by_sample, probe_attention
+    from t2v_turbo.core.networks.layers import unfold_frames
+
+    steps, schedule = 5, NoiseSchedule()
     model, clip, vae = run("T2VTurboLoader", model="shapes teacher (embedded)", precision="auto")
     positive, negative = encode(clip, "a red circle"), encode(clip, "")
     images = torch.rand(8, 64, 64, 3, generator=torch.Generator().manual_seed(0))
@@ -428,8 +568,8 @@ def compare_motion(run, pack):
     (guided,) = run("T2VTurboMotionGuidance", model=model, **motion)
     inputs = {"model": model, "positive": positive, "negative": negative, "latent": latent, "seed": 5, "steps": steps}
     ours, plain = (run("T2VTurboTeacherSampler", **inputs, cfg=7.5, fps=0, **m)[0]["samples"] for m in (motion, {}))
-    noise = core["schedule"].draw_noise((1, 4, 8, 8, 8), torch.Generator().manual_seed(5))[0].transpose(0, 1)
-    timesteps = core["schedule"].solver_grid(steps).flip(0)
+    noise = draw_noise((1, 4, 8, 8, 8), torch.Generator().manual_seed(5))[0].transpose(0, 1)
+    timesteps = solver_grid(steps).flip(0)
     sigmas = torch.cat([(1 / schedule.alpha_bar[timesteps] - 1).sqrt(), torch.zeros(1)])
 
     def native(model, name, callback=None):
@@ -442,12 +582,12 @@ def compare_motion(run, pack):
         """Of the frames that the first unguided step begins with."""
         at, begins = len(prior.timesteps), {}
         native(model, name, lambda step, denoised, x, total: begins.setdefault(step, x.clone()))
-        x = core["layers"].unfold_frames(begins[at] / (1 + sigmas[at] ** 2).sqrt(), 8)
+        x = unfold_frames(begins[at] / (1 + sigmas[at] ** 2).sqrt(), 8)
         unet = model.model.diffusion_model.unet
-        with core["motion"].probe_attention(unet) as found:
+        with probe_attention(unet) as found:
             unet(x, timesteps[at, None], positive[0][0])
-        attention = {layer: core["motion"].by_sample(part, 1) for layer, part in found.items()}
-        return float(core["energies"].find_energy("mean")(attention, prior.at(int(timesteps[at]))))
+        attention = {layer: by_sample(part, 1) for layer, part in found.items()}
+        return float(find_energy("mean")(attention, prior.at(int(timesteps[at]))))
 
     samplers = ("euler", "euler_ancestral", "heun", "dpmpp_2m", "uni_pc")
     return {
@@ -466,13 +606,22 @@ def moves_whole(model):
     return moved and model.partially_unload(torch.device("cpu"), 1) == 0
 
 
-def compare_vae(vae, samples):
+def compare_vae(vae):
+    import torch
+
     import nodes
 
-    (images,) = nodes.VAEDecode().decode(vae, {"samples": samples})
-    (tiled,) = nodes.VAEDecodeTiled().decode(vae, {"samples": samples}, tile_size=512)
+    latent = {"samples": torch.randn(8, 4, 16, 16, generator=torch.Generator().manual_seed(0))}
+    (images,) = nodes.VAEDecode().decode(vae, latent)
+    whole, tiled = (nodes.VAEDecodeTiled().decode(vae, latent, tile_size=size, overlap=16)[0] for size in (512, 64))
     (encoded,) = nodes.VAEEncode().encode(vae, images)
-    return {"tiled": difference(tiled, images), "round trip shape": list(encoded["samples"].shape)}
+    (in_tiles,) = nodes.VAEEncodeTiled().encode(vae, images, tile_size=64, overlap=16)
+    assert in_tiles["samples"].shape == encoded["samples"].shape
+    return {
+        "one tile": difference(whole, images),
+        "tiled": difference(tiled, images),
+        "round trip shape": list(encoded["samples"].shape),
+    }
 
 
 def image_model():

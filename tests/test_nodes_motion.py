@@ -23,10 +23,13 @@ from t2v_turbo.core.motion.prior import MotionPrior, Origin, make_prior
 from t2v_turbo.core.motion.probe import by_sample, probe_attention
 from t2v_turbo.core.networks.layers import fold_frames, unfold_frames
 from t2v_turbo.core.networks.unet import UNet3D
-from t2v_turbo.core.video import write_video
-from t2v_turbo.nodes import graph as headless
+from t2v_turbo.core.video import read_video, write_video
+from t2v_turbo.nodes.graph import cli as headless
+from t2v_turbo.nodes.graph.execution import run_graph
+from t2v_turbo.nodes.graph.native import load_video, video_components
 from t2v_turbo.nodes.host.plain import Folders, using_folders
-from t2v_turbo.nodes.runtime.motion import fit_frames, next_sigma, timestep_of
+from t2v_turbo.nodes.runtime.motion_guidance import next_sigma, timestep_of
+from t2v_turbo.nodes.runtime.motion_reading import fit_frames
 from t2v_turbo.nodes.runtime.wrappers import SETTINGS, native_parts
 
 embedded = test_nodes.embedded
@@ -223,6 +226,20 @@ def test_guidance_descends_the_energy(teacher, motion):
         assert energies[0] < energies[1]
 
 
+def test_a_guided_model_is_refused_where_the_guidance_would_be_passed_over(teacher, motion):
+    parts = (guide(teacher, motion), *teacher[1:])
+    with pytest.raises(ValueError, match=r"^model: .*\(sampler_post_cfg_function\), which has no effect in T2V"):
+        sample(parts)
+
+
+@pytest.mark.parametrize("name", ["positive", "negative"])
+def test_settings_of_a_prompt_that_would_be_passed_over_are_refused(teacher, name):
+    ((context, about),) = encode(teacher[1])
+    assert torch.equal(sample(teacher), sample(teacher, positive=[[context, about | {"pooled_output": context}]]))
+    with pytest.raises(ValueError, match=rf"^{name}: carries settings \(mask, strength\) .* sample with KSampler$"):
+        sample(teacher, **{name: [[context, about | {"mask": context, "strength": 0.5}]]})
+
+
 def test_a_guided_model_leaves_the_other_as_it_was(teacher, motion):
     guided = guide(teacher, motion)
     assert guided is not teacher[0] and "sampler_post_cfg_function" not in teacher[0].model_options
@@ -392,10 +409,10 @@ def test_the_preset_runs_without_comfyui(tmp_path, capsys):
     paths = ["--out", str(tmp_path / "out"), "--input", str(tmp_path / "in")]
     assert headless.main([str(PRESET), *paths, "--set", *settings]) == 0
     (path,) = capsys.readouterr().out.split()
-    assert headless.read_video(path).shape == (8, 64, 64, 3)
+    assert read_video(path).shape == (8, 64, 64, 3)
     assert headless.main([str(PRESET), *paths, "--set", *settings, "10.motion_strength=0"]) == 0
     other = capsys.readouterr().out.strip()
-    assert (headless.read_video(path) != headless.read_video(other)).any(), "the motion changes the clip"
+    assert (read_video(path) != read_video(other)).any(), "the motion changes the clip"
 
 
 @pytest.mark.parametrize(
@@ -421,21 +438,21 @@ def test_a_graph_saves_a_motion_and_another_loads_it(tmp_path):
     graph["8"]["inputs"] |= {"method": "noise", "timestep": 400}
     graph["20"] = {"class_type": "T2VTurboSaveMotionPrior", "inputs": {"motion": ["8", 0], "filename_prefix": "a"}}
     reading = {node: graph[node] for node in ("1", "4", "5", "6", "7", "8", "20")}
-    (saved,) = headless.run_graph(reading, tmp_path / "out" / "motion", inputs=tmp_path / "in")
+    (saved,) = run_graph(reading, tmp_path / "out" / "motion", inputs=tmp_path / "in")
     assert saved == tmp_path / "out" / "motion" / "a_00001_.safetensors"
     assert MotionPrior.load(saved).timesteps == [400]
     graph["8"] = {"class_type": "T2VTurboLoadMotionPrior", "inputs": {"motion": saved.name}}
     graph["10"]["inputs"]["steps"] = 2
     for node in ("4", "5", "6", "9", "20"):
         del graph[node]
-    (video,) = headless.run_graph(graph, tmp_path / "out", inputs=tmp_path / "in")
+    (video,) = run_graph(graph, tmp_path / "out", inputs=tmp_path / "in")
     assert video.suffix == ".mp4"
 
 
 def test_a_loaded_video_stays_inside_its_folder(tmp_path):
     write_reference(tmp_path)
     with using_folders(Folders(tmp_path / "in", tmp_path)), pytest.raises(ValueError, match="leads out of"):
-        headless.load_video("../reference.mp4")
+        load_video("../reference.mp4")
     with using_folders(Folders(tmp_path, tmp_path)):
-        images, sound, fps = headless.video_components(*headless.load_video("reference.mp4"))
+        images, sound, fps = video_components(*load_video("reference.mp4"))
     assert images.shape == (12, 64, 64, 3) and sound is None and fps == pytest.approx(12)

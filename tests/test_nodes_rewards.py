@@ -14,11 +14,12 @@ from t2v_turbo.core.checkpoints.networks import CheckpointError, load_text, save
 from t2v_turbo.core.families import SHAPES
 from t2v_turbo.core.rewards import PAPER_WEIGHTS, checkpoints, load_reward, save_reward
 from t2v_turbo.core.video import read_video, to_uint8, write_video
-from t2v_turbo.nodes import graph as headless
-from t2v_turbo.nodes.inputs import EMBEDDED_REWARDS, LONG_PROMPTS, PUBLISHED_MIXTURE
-from t2v_turbo.nodes.rewards import WEIGHTS
-from t2v_turbo.nodes.runtime.plot import HEIGHT, LINE, WIDTH, plot_scores
-from t2v_turbo.nodes.runtime.rewards import CHUNK, score_clips
+from t2v_turbo.nodes import rewards as declared
+from t2v_turbo.nodes.choices import EMBEDDED_REWARDS, PUBLISHED_MIXTURE
+from t2v_turbo.nodes.graph import cli as headless
+from t2v_turbo.nodes.graph.execution import merge_outputs, run_node
+from t2v_turbo.nodes.runtime.score_plot import HEIGHT, LINE, WIDTH, plot_scores
+from t2v_turbo.nodes.runtime.scoring import CHUNK, score_clips
 from t2v_turbo.train.shapes.training import rewards as recipes
 
 embedded = test_nodes.embedded
@@ -82,16 +83,16 @@ def offered():
 
 
 def test_the_inputs_say_what_the_core_says():
-    assert WEIGHTS == PAPER_WEIGHTS and tuple(LONG_PROMPTS) == checkpoints.LONG_CAPTIONS
+    assert declared.PAPER_WEIGHTS == PAPER_WEIGHTS and tuple(declared.LONG_PROMPTS) == checkpoints.LONG_CAPTIONS
     assert set(EMBEDDED_REWARDS.values()) == {None, *PAPER_WEIGHTS}
 
 
-@pytest.mark.parametrize(("choice", "names"), [(MIXTURE, list(WEIGHTS)), ("shapes clip (embedded)", ["clip"])])
+@pytest.mark.parametrize(("choice", "names"), [(MIXTURE, list(PAPER_WEIGHTS)), ("shapes clip (embedded)", ["clip"])])
 def test_the_embedded_rewards_load_with_nothing_downloaded(choice, names):
     assert offered() == list(EMBEDDED_REWARDS)
     loaded = rewards(choice)
     assert list(loaded) == names
-    assert [reward.weight for reward in loaded.values()] == (list(WEIGHTS.values()) if len(names) > 1 else [1.0])
+    assert [reward.weight for reward in loaded.values()] == (list(PAPER_WEIGHTS.values()) if len(names) > 1 else [1.0])
     for reward in loaded.values():
         assert not any(weight.is_inference() or weight.requires_grad for weight in reward.network.parameters())
 
@@ -99,7 +100,7 @@ def test_the_embedded_rewards_load_with_nothing_downloaded(choice, names):
 def test_a_weight_of_0_leaves_a_reward_out():
     assert list(rewards(hps_weight=0.0, internvideo2_weight=0.0)) == ["clip"]
     with pytest.raises(ValueError, match="hps_weight and clip_weight and internvideo2_weight are all 0"):
-        rewards(**{f"{name}_weight": 0.0 for name in WEIGHTS})
+        rewards(**{f"{name}_weight": 0.0 for name in PAPER_WEIGHTS})
 
 
 def test_precision_and_long_prompts_reach_the_models():
@@ -174,12 +175,12 @@ def test_missing_embedded_weights_are_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize("images", [clip(), clip(1), clip(3, 40, 72), clip(CHUNK + 4)], ids=lambda images: len(images))
 def test_the_score_is_the_cores(weights, images):
     total, table, _ = score(images)
-    each = {name: core_score(weights, name, images) for name in WEIGHTS}
-    assert total == pytest.approx(sum(WEIGHTS[name] * value for name, value in each.items()), abs=1e-5)
+    each = {name: core_score(weights, name, images) for name in PAPER_WEIGHTS}
+    assert total == pytest.approx(sum(PAPER_WEIGHTS[name] * value for name, value in each.items()), abs=1e-5)
     lines = table.splitlines()
     assert lines[0] == "| reward | score | weight | unit |" and len(lines) == 6
     assert lines[2:5] == [
-        f"| {title} of Moving Shapes | {each[name]:.4f} | {WEIGHTS[name]} | cosine |"
+        f"| {title} of Moving Shapes | {each[name]:.4f} | {PAPER_WEIGHTS[name]} | cosine |"
         for title, name in (("Preference model", "hps"), ("CLIP", "clip"), ("InternVideo2", "internvideo2"))
     ]
     assert lines[5].startswith(f"| **weighted sum** | **{total:.4f}**")
@@ -296,7 +297,7 @@ def test_clips_of_other_sizes_and_prompts_of_their_own():
     _, index, total, table = best_of(clips, prompts)
     assert total == pytest.approx(max(totals)) and index == totals.index(max(totals))
     columns = [f"{title} of Moving Shapes" for title in ("Preference model", "CLIP", "InternVideo2")]
-    weighted = [f"{title} × {weight}" for title, weight in zip(columns, WEIGHTS.values())]
+    weighted = [f"{title} × {weight}" for title, weight in zip(columns, PAPER_WEIGHTS.values())]
     assert table.splitlines()[0] == f"| clip | weighted sum | {' | '.join(weighted)} |"
     assert best_of([clip(), clip()])[1] == 0, "of equal clips the first"
 
@@ -379,10 +380,10 @@ def test_score_video_scores_a_file(tmp_path, capsys):
 
 def test_nodes_without_lists_run_once_for_every_entry():
     graph_inputs = {"a": [1, 2, 3], "b": [10, 20], "c": ["x"]}
-    results = headless.run_node(lambda a, b, c: (f"{a}{b}{c}",), graph_inputs)
+    results = run_node(lambda a, b, c: (f"{a}{b}{c}",), graph_inputs)
     assert results == [("110x",), ("220x",), ("320x",)]
-    assert headless.merge_outputs(lambda: None, results) == [["110x", "220x", "320x"]]
-    assert headless.run_node(lambda: (1,), {}) == [(1,)] and headless.merge_outputs(print, [{"ui": {}}]) == []
+    assert merge_outputs(lambda: None, results) == [["110x", "220x", "320x"]]
+    assert run_node(lambda: (1,), {}) == [(1,)] and merge_outputs(print, [{"ui": {}}]) == []
 
 
 # --- devices ----------

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from t2v_turbo.core import video
-from t2v_turbo.nodes import graph as headless
+from t2v_turbo.nodes.graph import cli as headless
+from t2v_turbo.nodes.graph.execution import run_graph
+from t2v_turbo.nodes.graph.native import SaveVideo, load_video, video_components
 from t2v_turbo.train.cli import main
-from t2v_turbo.train.commands import generate
+from t2v_turbo.train.generation import generate
 from t2v_turbo.train.results import KeptRows
 
 PROMPT = "a red circle moves right"
@@ -124,7 +126,7 @@ def graph(fps=8.0, **saving):
 )
 def test_a_graph_whose_video_cannot_be_saved(tmp_path, change, reason):
     with pytest.raises(ValueError, match=reason):
-        headless.run_graph(graph(**change), tmp_path, inputs=tmp_path)
+        run_graph(graph(**change), tmp_path, inputs=tmp_path)
     assert files(tmp_path) == []
 
 
@@ -139,7 +141,7 @@ def test_a_graph_loads_a_stream_without_a_length(tmp_path, name, codec):
     from test_video_reading import encode, numbered
 
     encode(tmp_path / name, map(numbered, range(12)), codec, options={"g": "12", "bf": "2"})
-    images, sound, fps = headless.video_components(*load(name, tmp_path))
+    images, sound, fps = video_components(*load(name, tmp_path))
     assert images.shape == (12, 48, 144, 3) and sound is None and fps == pytest.approx(24, rel=1e-3)
 
 
@@ -147,7 +149,7 @@ def load(name, folder):
     from t2v_turbo.nodes.host.plain import Folders, using_folders
 
     with using_folders(Folders(folder, folder)):
-        return headless.load_video(name)
+        return load_video(name)
 
 
 def test_a_graph_saves_its_own_tags(tmp_path):
@@ -155,7 +157,7 @@ def test_a_graph_saves_its_own_tags(tmp_path):
 
     clip = torch.rand(4, 17, 30, 3, generator=torch.Generator().manual_seed(0))
     with using_folders(Folders(tmp_path, tmp_path)):
-        headless.SaveVideo({"prompt": '{"1": "é"}', "workflow": "{}"})((clip, 12.0), "video/a")
+        SaveVideo({"prompt": '{"1": "é"}', "workflow": "{}"})((clip, 12.0), "video/a")
     (path,) = tmp_path.rglob("*.mp4")
     assert video.read_metadata(path).items() >= {"prompt": '{"1": "é"}', "workflow": "{}"}.items()
     assert np.abs(video.read_video(path)[:, :17].astype(int) - video.to_uint8(clip.movedim(-1, 1))).mean() < 60

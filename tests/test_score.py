@@ -14,11 +14,13 @@ from test_rewards import LONG, SMALL, VOCABULARY, randomized
 
 from t2v_turbo.core.checkpoints.locations import PACKAGED_WEIGHTS
 from t2v_turbo.core.rewards import PAPER_WEIGHTS, build_reward, load_mixture, load_reward, reward_path, save_reward
+from t2v_turbo.core.rewards.best_of import best_of
+from t2v_turbo.core.rewards.scoring import score_clip
 from t2v_turbo.core.video import from_uint8, iterate_video, read_metadata, read_video, write_video
 from t2v_turbo.train.cli import main
-from t2v_turbo.train.commands import score
+from t2v_turbo.train.scoring import rewards as reward_models
 from t2v_turbo.train.scoring import scoring
-from t2v_turbo.train.scoring.best_of import Contest, read_weights
+from t2v_turbo.train.scoring.best_of import read_weights
 
 PROMPT, OTHER = "a red circle moves right", "a blue square"
 
@@ -108,7 +110,7 @@ def test_one_encoding_serves_all_prompts(name, frames, rewards):
     pixels = np.random.default_rng(1).integers(0, 256, (frames, 20, 36, 3), dtype=np.uint8)
     prompts = (PROMPT, OTHER, " ".join(LONG.split()[:100]))
     expected = [reward.score(from_uint8(pixels)[None], [prompt]).item() for prompt in prompts]
-    assert scoring.score_clip(reward, list(pixels), prompts) == pytest.approx(expected, abs=1e-4)
+    assert score_clip(reward, list(pixels), prompts).tolist() == pytest.approx(expected, abs=1e-4)
 
 
 def test_image_rewards_see_as_many_frames_as_asked(scores, rewards):
@@ -416,7 +418,7 @@ def test_a_missing_library_is_told(run, monkeypatch):
     def absent(*_, **__):
         raise ImportError(message)
 
-    monkeypatch.setattr(score, "load_reward", absent)
+    monkeypatch.setattr(reward_models, "load_reward", absent)
     code, _, error = run("a.mp4", PROMPT)
     assert code == 2
     assert message in error
@@ -427,7 +429,7 @@ def test_scores_that_are_not_finite(rewards):
     reward = load_small(rewards, "clip")
     reward.visual.proj.data.fill_(torch.nan)
     with pytest.raises(ValueError, match="needs more precision"):
-        scoring.score_clip(reward, [np.zeros((8, 8, 3), np.uint8)], (PROMPT,))
+        scoring.finite_scores(reward, [np.zeros((8, 8, 3), np.uint8)], (PROMPT,))
 
 
 # --- the best of several seeds ----------
@@ -503,7 +505,7 @@ def test_of_equals_the_first_wins(judges):
     highest = max(totals, key=totals.get)
     pictures[4] = pictures[highest]
     out = []
-    best, table = Contest(judges, pictures.get, lambda one: out.append(one.seed)).run(PROMPT, range(5))
+    best, table = best_of(judges, pictures.get, PROMPT, range(5), lambda one: out.append(one.seed))
     assert best.seed == highest and torch.equal(best.frames, pictures[highest])
     assert sorted([*out, best.seed]) == list(range(5))
     assert [row[0] for row in table[1:] if row[-1]] == [highest]
@@ -512,7 +514,13 @@ def test_of_equals_the_first_wins(judges):
 @pytest.mark.parametrize(("value", "message"), [(math.nan, "seed 7: frames hold NaN"), (3.0, "seed 7: frames from 3")])
 def test_frames_that_cannot_be_scored(judges, value, message):
     with pytest.raises(ValueError, match=message):
-        Contest(judges, lambda _: torch.full((1, 1, 3, 8, 8), value)).run(PROMPT, range(7, 8))
+        best_of(judges, lambda _: torch.full((1, 1, 3, 8, 8), value), PROMPT, [7])
+
+
+def test_a_total_that_is_no_number_names_its_seed_and_the_remedy(judges):
+    judges.rewards["clip"].visual.proj.data.fill_(torch.nan)
+    with pytest.raises(ValueError, match=r"^seed 7: the rewards give nan; use fp32$"):
+        best_of(judges, lambda _: torch.zeros(1, 1, 3, 8, 8), PROMPT, [7], remedy="use fp32")
 
 
 def test_weights_of_rewards():

@@ -13,7 +13,7 @@ STATE_OF_A_RUN = (
     "core/checkpoints/files.py", "core/checkpoints/mapped.py", "train/doctor/checks/comfyui.py",
     "train/doctor/checks/devices.py", "train/doctor/checks/versions.py", "train/results.py", "train/data/reader.py",
     "train/data/records.py", "train/training/run_checkpoints.py", "train/training/stats.py", "train/scoring/tables.py",
-    "train/shapes/training/rewards.py", "nodes/runtime/rewards.py",
+    "train/shapes/training/rewards.py",
 )  # fmt: skip
 # "w" is a container's mode there.
 OWN_MODES = ("core/video/writing.py",)
@@ -28,16 +28,18 @@ LAYERS = [
     ("core.pipeline",),
     ("core.python_api",),
     ("core.diffusers_pipeline",),
-    ("nodes", "nodes.inputs", "nodes.host"),
+    ("nodes", "nodes.base", "nodes.choices", "nodes.inputs", "nodes.host"),
     ("nodes.runtime",),
     ("nodes.latent", "nodes.loader", "nodes.motion", "nodes.rewards", "nodes.sampling"),
     ("nodes.graph",),
-    ("train.seeds", "train.results", "train.timing"),
+    ("train.seeds", "train.results", "train.timing", "train.memory"),
     ("train.config",),
     ("train.data", "train.training", "train.scoring"),
-    ("train.motion_scores", "train.preprocess", "train.distill_rewards", "train.distill"),
-    ("train.shapes", "train.download", "train.generation"),
+    ("train.generation",),
+    ("train.motion", "train.preprocess", "train.distill_rewards", "train.distill"),
+    ("train.shapes", "train.download"),
     ("train.experiments", "train.doctor"),
+    ("train.demo",),
     ("train.commands",),
     ("train.cli", "train.__main__"),
 ]
@@ -109,12 +111,32 @@ def test_layers_look_downwards(path):
         assert rank(other) <= rank(module_of(path)), f"{other} is a layer above"
 
 
+def test_nothing_writes_to_the_options():
+    """What a command was asked for is what its work is told."""
+    for path in (path for path in SOURCES if path.relative_to(ROOT).parts[0] == "train"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            written = isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load)
+            assert not (written and ast.unparse(node.value) == "args"), f"{path}: {ast.unparse(node)}"
+            assert not (isinstance(node, ast.Call) and ast.unparse(node).startswith("setattr(args")), f"{path}"
+
+
 def test_options_stay_at_the_door():
     """Below the commands nothing knows how an option was written."""
     for path in SOURCES:
         place = path.relative_to(ROOT).as_posix()
-        if not place.startswith(("train/commands/", "nodes/graph")) and place != "train/cli.py":
+        if not place.startswith(("train/commands/", "nodes/graph/")) and place != "train/cli.py":
             assert "argparse" not in imports(path), place
+
+
+# Names by which torch, the system and Python tell how much memory was taken.
+PEAKS = ("max_memory_allocated", "ru_maxrss", "peak_wset", "VmHWM", "TorchDispatchMode")
+
+
+def test_memory_is_measured_in_one_place():
+    for path in SOURCES:
+        if module_of(path) != "train.memory":
+            text = path.read_text(encoding="utf-8")
+            assert not [name for name in PEAKS if name in text], f"{path}: see train/memory.py"
 
 
 def test_no_circles():

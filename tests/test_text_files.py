@@ -8,7 +8,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from t2v_turbo.core.text_files import TextError, open_text, read_json, read_text, write_json, write_text
+from t2v_turbo.core.text_files import TextError, name_text, open_text, read_json, read_text, write_json, write_text
 
 TEXT = "a café\n第二行\n"
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-32"]
@@ -83,6 +83,11 @@ def test_what_is_written_comes_back_with_file_names_of_any_bytes(tmp_path):
     write_json(tmp_path / "a.json", content)
     assert read_json(tmp_path / "a.json") == content
     assert b"\r" not in (tmp_path / "a.json").read_bytes() and "é".encode() in (tmp_path / "a.json").read_bytes()
+
+
+@pytest.mark.parametrize(("raw", "text"), [("é 第.mp4".encode(), "é 第.mp4"), (b"caf\xe9.mp4", "caf\\xe9.mp4")])
+def test_names_of_files_as_text(tmp_path, raw, text):
+    assert name_text(tmp_path / os.fsdecode(raw)) == text
 
 
 def test_a_full_disk_leaves_nothing(tmp_path):

@@ -4,6 +4,8 @@ Compare and memory have a file of their own.
 """
 
 import json
+import os
+import shutil
 from dataclasses import replace
 from fractions import Fraction
 from itertools import product
@@ -30,7 +32,7 @@ from t2v_turbo.train.config import PreprocessConfig
 from t2v_turbo.train.experiments import motion_cost, motion_sweep, motion_transfer
 from t2v_turbo.train.experiments.intervals import difference, mean_interval, wilson
 from t2v_turbo.train.experiments.motion_transfer import Guidance, Sampling, make_pair
-from t2v_turbo.train.motion_scores import ScoreSettings, is_guided
+from t2v_turbo.train.motion.scores import ScoreSettings, is_guided
 from t2v_turbo.train.results import KeptRows
 from t2v_turbo.train.seeds import generator_for
 from t2v_turbo.train.shapes.world.captions import parse_prompt
@@ -109,9 +111,21 @@ def test_extract_at_chosen_timesteps_without_an_inversion(motion, clip):
     assert torch.equal(first, again) and not torch.equal(first, seed) and not torch.equal(first, later)
 
 
+def test_a_clip_whose_name_is_no_text(motion, clip, tmp_path):
+    """Its bytes are those of another encoding, or the locale is."""
+    name = os.fsdecode(b"caf\xe9.mp4")
+    try:
+        shutil.copy(clip, tmp_path / name)
+    except OSError:
+        pytest.skip("this file system takes only names that are text")
+    assert motion("extract", name, *SIZE, "--method", "noise", "--at", "400", "--out", "p.safetensors") == 0
+    assert MotionPrior.load("p.safetensors").origin.source == "caf\\xe9.mp4"
+
+
 MISTAKES = {
     "suffix": (["extract", "{clip}", "--out", "p.pt"], "--out p.pt: cannot write '.pt'; use .safetensors"),
     "folder": (["extract", "{clip}", "--out", "none/p.safetensors"], "in one that does not exist"),
+    "caption": (["extract", "{clip}", "--caption", "caf\udce9"], "--caption 'caf\\udce9' holds bytes that are no"),
     "no clip": (["extract", "none.mp4"], "none.mp4: no such video file"),
     "folder of clips": (["extract", "."], ".: is a folder; name a video file"),
     "too short": (
@@ -249,6 +263,18 @@ def test_cost_goes_on_and_its_report_compares(model, measured, monkeypatch):
     assert "| ddim 10 | 1 |" in text and "| noise | 3 | 3.0 |" in text and "guided records of 2 clips" in text
     with pytest.raises(ValueError, match=r"none of the draws is guided at tau=0\.001"):
         motion_cost.report(rows, SETTINGS, [1], 0.001)
+
+
+def test_a_plan_of_the_cost_is_carried_out(model, measured, tmp_path, monkeypatch):
+    monkeypatch.setattr(motion_cost, "EXACT", SETTINGS[0])
+    plan = motion_cost.CostPlan(2, None, (10, 5), (1, 3), tau=0.5, seed=0, gradient_checkpointing=False)
+    kept = KeptRows(tmp_path / "cost.json")
+    table = motion_cost.report(measured[0], SETTINGS, (1, 3), 0.5)
+    assert motion_cost.compare_settings(model, plan, kept, MADE) == table
+    (first, _) = json.loads(kept.path.read_text())["rows"]
+    assert (first["made_from"]["weights"], first["made_from"]["videos"]) == ("w", None)
+    other = replace(plan, seed=1, gradient_checkpointing=True)
+    assert other.config == replace(measured[2], seed=1, gradient_checkpointing=True)
 
 
 def test_the_authors_scheme_takes_153_evaluations(model):

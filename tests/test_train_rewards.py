@@ -31,7 +31,7 @@ from t2v_turbo.train.config import RewardConfig, load_config
 from t2v_turbo.train.data.reader import RecordReader, RecordSet, iterate_batches
 from t2v_turbo.train.data.records import use_reward
 from t2v_turbo.train.experiments import reward_ablation, reward_cost
-from t2v_turbo.train.experiments.reward_cost import LiveTensors
+from t2v_turbo.train.memory import LiveTensors
 from t2v_turbo.train.shapes.evaluation import sample_clips
 from t2v_turbo.train.shapes.training.rewards import write_vocabulary
 from t2v_turbo.train.shapes.world.captions import evaluation_prompts

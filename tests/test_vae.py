@@ -102,6 +102,24 @@ def test_tiled_decoding_is_close_to_the_whole(vae):
     assert (found - whole).abs().mean() < 0.1
 
 
+@pytest.mark.parametrize(("tile", "overlap"), [(None, 0), (8, 4), (5, 3), (64, 8)])
+@torch.no_grad()
+def test_evaluations_are_counted_beforehand(vae, tile, overlap):
+    calls = []
+    hooks = [part.register_forward_hook(lambda *_: calls.append(1)) for part in (vae.model.decoder, vae.model.encoder)]
+    vae.tile, vae.overlap = tile, overlap
+    try:
+        frames = vae.decode(torch.zeros(1, 4, 3, 12, 16), chunk=2)
+        assert len(calls) == vae.evaluations(3, 12, 16, chunk=2)
+        calls.clear()
+        vae.encode(frames, chunk=2)
+        assert len(calls) == vae.evaluations(3, 96, 128, chunk=2, unit=8)
+    finally:
+        vae.tile, vae.overlap = None, 0
+        for hook in hooks:
+            hook.remove()
+
+
 def test_refusals(vae):
     with pytest.raises(ValueError, match="36x32 is not divisible by 8"):
         vae.encode(torch.zeros(1, 1, 3, 32, 36))

@@ -17,9 +17,9 @@ from t2v_turbo.core.video import (
     reading,
     video_duration,
 )
-from t2v_turbo.train.commands.score import sort_words
 from t2v_turbo.train.config import PreprocessConfig
 from t2v_turbo.train.data.sources import list_clips
+from t2v_turbo.train.scoring.requests import sort_words
 
 GOP = {"g": "24", "bf": "2"}
 

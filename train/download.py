@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -83,6 +85,11 @@ def all_files() -> dict[str, list[Published]]:
     return {name: [file] for name, file in FILES.items()} | {name: reward_files(name) for name in REWARDS}
 
 
+def published_places(folder: Path | None) -> list[tuple[str, Published, Path]]:
+    """The name, the file and the path of all that can be asked for, in ``place``."""
+    return [(name, file, place(name, folder) / file.file) for name, files in all_files().items() for file in files]
+
+
 class DownloadError(OSError):
     """A file that did not arrive or arrived damaged; the message says what to do."""
 
@@ -94,29 +101,70 @@ def place(name: str, folder: Path | None) -> Path:
     return folder or models_folder() / "videocrafter2"
 
 
+def download_named(names: Sequence[str], folder: Path | None = None, endpoint: str | None = None) -> Iterator[Path]:
+    """Fetch files by name, each to where the other commands look for it; gives their paths one by one.
+
+    Args:
+        folder: in place of the models folder, see ``place``.
+        endpoint: address of a mirror of the hub; None = the hub, or HF_ENDPOINT.
+
+    Raises:
+        ValueError: for an unknown name, before anything is fetched.
+        DownloadError: as ``download``.
+    """
+    files = all_files()
+    unknown = [name for name in names if name not in files]
+    if unknown:
+        raise ValueError(f"unknown file {', '.join(unknown)}; there are {', '.join(files)}")
+    for name in names:
+        for published in files[name]:
+            yield download(published, place(name, folder), endpoint)
+
+
 def download(published: Published, folder: Path, endpoint: str | None = None) -> Path:
     """Fetch one file into ``folder`` unless it is there, whole; returns its path.
 
     Raises:
-        DownloadError: if the hub cannot be reached, or what arrived differs from what the hub promised.
+        DownloadError: if the hub cannot be reached, the folder cannot be written to, or what arrived differs from what
+            the hub promised.
     """
     url = hf_hub_url(published.repository, published.file, endpoint=endpoint)
     path = folder / published.file
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
+    with reaching(published):
         promised = HfApi(endpoint=endpoint).get_hf_file_metadata(url=url)
-        if path.exists() and path.stat().st_size == promised.size:
-            return path
-        # The check sum in the name keeps the halves of two versions apart.
-        unverified = folder / f".{published.file}.{promised.etag[:16]}.part{path.suffix}"
+    if path.exists() and path.stat().st_size == promised.size:
+        return path
+    make_folder(folder)
+    # The check sum in the name keeps the halves of two versions apart.
+    unverified = folder / f".{published.file}.{promised.etag[:16]}.part{path.suffix}"
+    with reaching(published):
         fetch_rest(url, unverified, promised.size)
+    verify(unverified, published, promised.size, promised.etag)
+    return unverified.replace(path)
+
+
+@contextmanager
+def reaching(published: Published) -> Iterator[None]:
+    """Raises: DownloadError: for all that goes wrong in the block."""
+    try:
+        yield
     except Exception as error:  # of whatever HTTP library the hub's client is built on
         raise DownloadError(
             f"{published.repository}/{published.file}: cannot be fetched ({_first_line(error)}); check the network and "
             "run the same command again: what has arrived is kept"
         ) from error
-    verify(unverified, published, promised.size, promised.etag)
-    return unverified.rename(path)
+
+
+def make_folder(folder: Path) -> None:
+    """Raises: DownloadError: if it cannot be made or written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise DownloadError(
+            f"{folder}: cannot write here ({error.strerror}); name another folder with --folder or T2V_TURBO_MODELS"
+        ) from error
 
 
 def fetch_rest(url: str, partial: Path, size: int) -> None:

@@ -24,7 +24,7 @@ from .config import PreprocessConfig
 from .data.clips import ClipDataset, DecodedClip
 from .data.records import Record, ShardWriter, begin, finish, shard_path
 from .data.sources import Clip, fingerprint, list_clips
-from .motion_scores import MotionScorer, ScoreSettings, is_guided
+from .motion.scores import MotionScorer, ScoreSettings, is_guided
 from .seeds import generator_for
 
 

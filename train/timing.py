@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 import torch
 
+from .memory import allocated_peak
+
 logger = logging.getLogger(__name__)
 
 
@@ -33,4 +35,4 @@ def stage(name: str, device: torch.device | None = None) -> Iterator[None]:
 def tell_peak(device: torch.device) -> None:
     """Log the most memory that was in use on a card."""
     if device.type == "cuda":
-        logger.info("%-22s %6.2f GiB", "peak memory of the card", torch.cuda.max_memory_allocated(device) / 2**30)
+        logger.info("%-22s %6.2f GiB", "peak memory of the card", allocated_peak(device) / 2**30)

@@ -22,9 +22,17 @@ BASE_FILES = {
 
 
 def models_folder() -> Path:
-    """Where downloaded checkpoints lie: ``T2V_TURBO_MODELS``, or a folder in the user's cache."""
-    chosen = os.environ.get("T2V_TURBO_MODELS")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "t2v-turbo"
+    """Where downloaded checkpoints lie: ``T2V_TURBO_MODELS``, or a folder in the user's cache.
+
+    Raises:
+        ValueError: if that is not set, and the system knows no home folder of this user.
+    """
+    if chosen := os.environ.get("T2V_TURBO_MODELS"):
+        return Path(chosen)
+    try:
+        return Path.home() / ".cache" / "t2v-turbo"
+    except RuntimeError as error:
+        raise ValueError("this user has no home folder, so none of models: set T2V_TURBO_MODELS to one") from error
 
 
 def family_folder(name: str) -> Path:

@@ -40,6 +40,12 @@ def tiled(function: Callable[[Tensor], Tensor], x: Tensor, tile: int, overlap: i
     return total / weights
 
 
+def tile_count(height: int, width: int, tile: int, overlap: int) -> int:
+    """How many tiles ``tiled`` makes of a picture."""
+    overlap = min(overlap, tile // 2)
+    return len(_starts(height, tile, overlap)) * len(_starts(width, tile, overlap))
+
+
 def _starts(length: int, tile: int, overlap: int) -> list[int]:
     """Where tiles begin; the last one ends with the picture."""
     if length <= tile:

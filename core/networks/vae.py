@@ -8,6 +8,7 @@ Shapes: pixels (N, 3, H, W) in -1..1; latents (N, C, h, w), unscaled.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from .config import VAEConfig
 from .layers import fold_frames, unfold_frames
-from .tiling import tiled
+from .tiling import tile_count, tiled
 
 NORM_EPS = 1e-6
 # Frames that are encoded or decoded at once if nothing else is said.
@@ -301,6 +302,11 @@ class VideoVAE(nn.Module):
         cells = height * width if self.tile is None else min(self.tile, height) * min(self.tile, width)
         channels = self.config.channels[min(1, len(self.config.channels) - 1)]
         return 5 * channels * cells * self.config.downsampling**2 * self.dtype.itemsize
+
+    def evaluations(self, frames: int, height: int, width: int, chunk: int, unit: int = 1) -> int:
+        """How often the network is called for ``frames`` pictures; ``unit`` is the side of a latent cell in them."""
+        tiles = 1 if self.tile is None else tile_count(height, width, self.tile * unit, self.overlap * unit)
+        return math.ceil(frames / chunk) * tiles
 
     def _in_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, unit: int = 1) -> Tensor:
         """``function`` on whole pictures or in tiles; ``unit`` is the side of a latent cell in x."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from functools import cache
@@ -13,6 +14,9 @@ from .files import FOLDER, MOTION_FOLDER, MOTION_SUFFIXES, SAVED_MOTION, SUFFIXE
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+
+log = logging.getLogger(__name__)
 
 
 class ComfyHost:
@@ -27,8 +31,10 @@ class ComfyHost:
         """A ModelPatcher, by which ComfyUI moves a network between devices; ``kind`` is one of ``_devices``."""
         from torch import nn
 
-        # ComfyUI writes attributes such as ``device`` to what it moves, which our networks compute: so, into a shell.
-        return self._patcher(nn.ModuleDict({"network": module}), kind, precision)
+        # ComfyUI writes attributes such as ``device`` to what it moves, which our networks compute: so, into a shell,
+        # by whose class ComfyUI's log calls it.
+        shell = type(type(module).__name__, (nn.ModuleDict,), {})
+        return self._patcher(shell({"network": module}), kind, precision)
 
     def video_model(self, network: nn.Module, precision: str):
         """A native MODEL: ComfyUI's epsilon model with Stable Diffusion's schedule around our network."""
@@ -39,8 +45,8 @@ class ComfyHost:
         from ...core.networks.config import VAEConfig
 
         # The switch keeps ComfyUI from building a UNet of its own; the other entries are what nodes ask a MODEL for.
-        about = {"disable_unet_model_creation": True, "in_channels": network.unet.config.in_channels}
-        config = comfy.supported_models_base.BASE(about)
+        about = {key: getattr(network.unet.config, key) for key in ("in_channels", "model_channels")}
+        config = comfy.supported_models_base.BASE(about | {"disable_unet_model_creation": True})
         config.latent_format = comfy.latent_formats.SD15(network.latent_scale)
         if network.latent_scale != VAEConfig().scale_factor:
             # Another latent space than Stable Diffusion's, whose preview colours would be wrong: no preview then.
@@ -78,6 +84,11 @@ class ComfyHost:
             bar.update_absolute(info["i"] + 1, steps, preview)
 
         return callback
+
+    def changes(self, model) -> dict:
+        """What nodes have changed of how a MODEL samples, by ComfyUI's names."""
+        wrappers = {kind: keyed for kind, keyed in model.wrappers.items() if any(keyed.values())}
+        return model.model_options | model.object_patches | wrappers
 
     def model_folders(self) -> list[Path]:
         return self._folders(FOLDER, SUFFIXES)
@@ -163,7 +174,11 @@ class ComfyHost:
         if kind == "reward":
             supported.remove(torch.float16)  # The method computes rewards in bf16, whose range is fp32's.
         chosen = management.unet_dtype(device, supported_dtypes=supported)
-        return chosen if chosen in supported else torch.float32
+        if chosen in supported:
+            return chosen
+        usable = torch.bfloat16 if management.should_use_bf16(device) else torch.float32
+        log.warning("T2V-Turbo: ComfyUI's options ask for %s, which our networks cannot do; %s is used", chosen, usable)
+        return usable
 
 
 class WholeMoves:

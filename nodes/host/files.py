@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
@@ -33,10 +34,13 @@ def named_dtype(precision: str) -> torch.dtype:
 
 
 def listed(folders: list[Path], suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """The files of these suffixes in folders and their subfolders, by relative name; the first of a name counts."""
+    """The files of these suffixes in folders and their subfolders, by relative name; the first of a name counts.
+
+    A folder that is missing or cannot be read, such as one in another user's home, has none.
+    """
     found: dict[str, Path] = {}
     for folder in folders:
-        for path in sorted(folder.rglob("*")):
+        for path in sorted(Path(place, name) for place, _, names in os.walk(folder) for name in names):
             if path.suffix in suffixes:
                 found.setdefault(path.relative_to(folder).as_posix(), path)
     return found

@@ -74,10 +74,17 @@ class PlainHost:
 
         return callback
 
+    def changes(self, model: PlainPatcher) -> dict:
+        return model.model_options
+
     def model_folders(self) -> list[Path]:
+        """None without a home folder; the embedded family needs none."""
         from ...core.checkpoints.locations import models_folder
 
-        return [models_folder()]
+        try:
+            return [models_folder()]
+        except ValueError:
+            return []
 
     def model_files(self) -> list[str]:
         return list(listed(self.model_folders(), SUFFIXES))
@@ -105,10 +112,9 @@ class PlainHost:
         return target.with_name(f"{target.name}_{number:05}_{suffix}"), target.parent.relative_to(root).as_posix()
 
     def _motion_folders(self) -> list[Path]:
-        from ...core.checkpoints.locations import models_folder
-
         folders = _current.get()
-        return [models_folder().with_name(MOTION_FOLDER), folders.input, folders.output / SAVED_MOTION]
+        beside = [folder.with_name(MOTION_FOLDER) for folder in self.model_folders()]
+        return [*beside, folders.input, folders.output / SAVED_MOTION]
 
     def _device(self) -> torch.device:
         import torch

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
+from ...core.checkpoints.files import CheckpointError
 from ...core.checkpoints.locations import BASE_FILES, family_folder
 from ...core.checkpoints.lora import guidance_dim
 from ...core.checkpoints.lora_files import find_lora
-from ...core.checkpoints.networks import check_unet
+from ...core.checkpoints.networks import check_unet, read_state
 from ...core.families import FAMILIES, VIDEOCRAFTER2, FamilyConfig
 from ...core.pipeline import Pipeline, load
+from ..choices import EMBEDDED_MODELS
 from ..host import host
-from ..inputs import EMBEDDED_MODELS
+
+# How the key ends of a weight that reads the prompt, in the UNet's own names.
+PROMPT_WEIGHT = "spatial.blocks.0.attn2.to_k.weight"
 
 
 def load_model(name: str) -> Pipeline:
@@ -50,17 +51,14 @@ def check_student(path: Path, family: FamilyConfig) -> None:
 
 
 def family_of(path: Path) -> FamilyConfig:
-    """The family whose text encoder fits a UNet file; published files are of VideoCrafter2."""
-    if path.suffix == ".safetensors":
-        try:
-            with safe_open(path, "pt") as file:
-                width = json.loads((file.metadata() or {}).get("config", "{}")).get("context_dim")
-        except (SafetensorError, OSError, json.JSONDecodeError):
-            width = None  # loading the file will say what is wrong with it
-        for family in FAMILIES.values():
-            if family.text.width == width:
-                return family
-    return VIDEOCRAFTER2
+    """The family whose text encoder fits a UNet file; VideoCrafter2 where the file does not tell."""
+    try:
+        state, _ = read_state(path)
+    except CheckpointError:
+        return VIDEOCRAFTER2  # loading the file will say what is wrong with it
+    # Widths of the prompts that a UNet attends to, by our own names; files with published names are VideoCrafter2's.
+    widths = {tensor.shape[-1] for key, tensor in state.items() if key.endswith(PROMPT_WEIGHT)}
+    return next((family for family in FAMILIES.values() if family.unet.context_dim in widths), VIDEOCRAFTER2)
 
 
 def base_folder(family: FamilyConfig, student: Path) -> Path:

@@ -1,11 +1,9 @@
-"""What the sampling nodes do: ComfyUI's inputs in the core's shapes, the core's sampler, and back.
+"""Sample a clip with a student or a teacher.
 
 LATENT samples are (F, 4, h, w), unscaled; the core's latents are (1, 4, F, h, w), scaled.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,19 +13,11 @@ from ...core.diffusion.ddim import sample_ddim
 from ...core.diffusion.guidance import cfg_model
 from ...core.diffusion.schedule import NoiseSchedule, draw_noise, sampling_timesteps
 from ...core.motion.guidance import motion_model
-from ...core.motion.prior import MotionPrior
 from ...core.networks.layers import fold_frames
 from ..host import host
+from .motion_guidance import MotionGuide
+from .native_inputs import frame_count, refuse_changes, single_context, student_network, teacher_network
 from .wrappers import FramesAsBatch, model_settings
-
-
-class MotionGuide(NamedTuple):
-    """A motion to follow; strength and tau as in ``guidance.motion_model``."""
-
-    prior: MotionPrior
-    strength: float
-    tau: float
-
 
 # --- students ----------
 
@@ -49,6 +39,7 @@ def sample_clip(model, positive: list, samples: Tensor, seed: int, steps: int, s
         ValueError: for a MODEL, CONDITIONING or LATENT that does not fit.
     """
     network = student_network(model)
+    refuse_changes(model, "T2V-Turbo Sampler")
     context = single_context(positive, network).to(model.load_device)
     generator = torch.Generator().manual_seed(seed)
     noise = clip_noise(samples, network, generator).to(model.load_device)
@@ -95,6 +86,7 @@ def sample_teacher_clip(
         ValueError: for a MODEL, CONDITIONING, LATENT or motion that does not fit.
     """
     network = teacher_network(model, "T2V-Turbo Teacher Sampler")
+    refuse_changes(model, "T2V-Turbo Teacher Sampler, which takes a motion as an input of its own")
     context, empty = (
         single_context(given, network, name).to(model.load_device)
         for given, name in ((positive, "positive"), (negative, "negative"))
@@ -113,62 +105,7 @@ def sample_teacher_clip(
     return unscaled(sample_ddim(predict, noise, schedule, steps, host().progress(model, steps)), network)
 
 
-# --- ComfyUI's inputs ----------
-
-
-def our_network(model, node: str) -> FramesAsBatch:
-    """The network inside a MODEL of our loader, for the node of this name.
-
-    Raises:
-        ValueError: for a foreign MODEL.
-    """
-    network = model.get_model_object("diffusion_model")
-    if not isinstance(network, FramesAsBatch):
-        raise ValueError(
-            f"model: this is another kind of model ({type(network).__name__}); {node} takes one from T2V-Turbo Loader. "
-            "Use KSampler for other models"
-        )
-    return network
-
-
-def student_network(model) -> FramesAsBatch:
-    """The student inside a MODEL.
-
-    Raises:
-        ValueError: for a foreign MODEL, or a teacher.
-    """
-    network = our_network(model, "T2V-Turbo Sampler")
-    if not network.is_student:
-        raise ValueError(
-            "model: this is a teacher, which cannot sample in a few steps. Load a student, or use KSampler with "
-            "sampler ddim, scheduler ddim_uniform, 50 steps and cfg 7.5, or T2V-Turbo Teacher Sampler"
-        )
-    return network
-
-
-def teacher_network(model, node: str) -> FramesAsBatch:
-    """The teacher inside a MODEL, for the node of this name.
-
-    Raises:
-        ValueError: for a foreign MODEL, or a student.
-    """
-    network = our_network(model, node)
-    if network.is_student:
-        raise ValueError(
-            f"model: this is a student, whose guidance is built in, but {node} needs a teacher. Load its teacher "
-            "(model.ckpt, or shapes teacher), or use T2V-Turbo Sampler"
-        )
-    return network
-
-
-def frame_count(samples: Tensor, network: FramesAsBatch) -> int:
-    channels = network.unet.config.in_channels
-    if samples.ndim != 4 or samples.shape[1] != channels:
-        raise ValueError(
-            f"latent: has the shape {tuple(samples.shape)}, but (frames, {channels}, height, width) is needed; "
-            "use T2V-Turbo Empty Latent Video"
-        )
-    return samples.shape[0]
+# --- clips ----------
 
 
 def clip_seed(latent: dict, seed: int) -> int:
@@ -189,13 +126,3 @@ def clip_noise(samples: Tensor, network: FramesAsBatch, generator: torch.Generat
 def unscaled(latents: Tensor, network: FramesAsBatch) -> Tensor:
     """Sampled latents (1, 4, F, h, w) as samples (F, 4, h, w), where ComfyUI wants them."""
     return fold_frames(latents).div(network.latent_scale).to(host().output_device())
-
-
-def single_context(conditioning: list, network: FramesAsBatch, name: str = "positive") -> Tensor:
-    """The prompt's embedding (1, L, D) out of the CONDITIONING of the input ``name``."""
-    if len(conditioning) != 1 or conditioning[0][0].shape[0] != 1:
-        raise ValueError(
-            f"{name}: holds {len(conditioning)} prompts, but one is taken here; for combined or scheduled prompts use "
-            "KSampler, with a student sampler lcm and cfg 1"
-        )
-    return network.check_context(conditioning[0][0], name)

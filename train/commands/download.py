@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ...core.checkpoints.locations import models_folder
-from ..download import USUAL, all_files, download, place
+from ..download import USUAL, all_files, download_named
 
 
 def _listing() -> str:
@@ -27,6 +26,8 @@ files:
 Reward models go to a folder of their own each, rewards/NAME, below the models folder or below --folder.
 """
 
+DEFAULT_FOLDER = "default: videocrafter2/ in the models folder, which is T2V_TURBO_MODELS or ~/.cache/t2v-turbo"
+
 
 def register(subparsers) -> None:
     parser = subparsers.add_parser(
@@ -39,17 +40,12 @@ def register(subparsers) -> None:
     )
     names = ", ".join(all_files())
     parser.add_argument("files", nargs="*", default=list(USUAL), metavar="FILE", help=f"any of {names}")
-    parser.add_argument("--folder", type=Path, help=f"default: {models_folder() / 'videocrafter2'}; rewards: see below")
+    parser.add_argument("--folder", type=Path, help=DEFAULT_FOLDER)
     parser.add_argument("--endpoint", help="address of a mirror of the hub (default: the hub, or HF_ENDPOINT)")
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    files = all_files()
-    unknown = [name for name in args.files if name not in files]
-    if unknown:
-        raise ValueError(f"unknown file {', '.join(unknown)}; there are {', '.join(files)}")
-    for name in args.files:
-        for published in files[name]:
-            print(download(published, place(name, args.folder), args.endpoint))
+    for path in download_named(args.files, args.folder, args.endpoint):
+        print(path)
     return 0

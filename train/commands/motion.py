@@ -5,20 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
-from PIL import Image
-from tqdm.auto import tqdm
-
+from ...core.command_line import typed_text
 from ...core.diffusion.guidance import guided_timesteps
 from ...core.diffusion.schedule import TRAIN_TIMESTEPS
-from ...core.files import replacing
 from ...core.motion.inversion import METHODS, inversion_steps
-from ...core.motion.prior import MotionPrior, Origin, make_prior
-from ...core.pipeline import Pipeline, load
-from ...core.video import to_uint8
+from ...core.motion.prior import MotionPrior
+from ...core.pipeline import load
+from ...core.text_files import is_unicode
 from ..config import check_inversion_grid
-from ..data.clips import read_frames
-from ..seeds import generator_for
+from ..motion.priors import PriorRequest, extract_prior, write_preview
 from .experiments import compare, cost, memory, sweep, transfer
 from .options import add_model_arguments, check_minimum, check_suffix, device_and_dtype, seed_value
 
@@ -68,7 +63,9 @@ def register(subparsers) -> None:
 def _register_extract(actions) -> None:
     extract = actions.add_parser("extract", help="read a clip's motion into a prior", description=EXTRACT)
     extract.add_argument("clip", type=Path, help="video file")
-    extract.add_argument("--caption", default="", help="what the clip shows; a good caption makes a good inversion")
+    extract.add_argument(
+        "--caption", type=typed_text, default="", help="what the clip shows; a good caption makes a good inversion"
+    )
     extract.add_argument("--out", type=Path, default=Path("prior.safetensors"), help="file (prior.safetensors)")
     extract.add_argument("--start", type=float, default=0.0, help="seconds into the clip (default: 0)")
     extract.add_argument("--frames", type=int, help="number of frames (default: the model's own)")
@@ -93,9 +90,8 @@ def _register_preview(actions) -> None:
 
 
 def run_extract(args: argparse.Namespace) -> None:
-    timesteps = check_extract(args)
-    model = load(args.model, None, args.checkpoints, *device_and_dtype(args))
-    prior = extract(model, args, timesteps)
+    request = prior_request(args)
+    prior = extract_prior(load(args.model, None, args.checkpoints, *device_and_dtype(args)), request)
     prior.save(args.out)
     frames, height, width = prior.size
     print(
@@ -104,9 +100,11 @@ def run_extract(args: argparse.Namespace) -> None:
     )
 
 
-def check_extract(args: argparse.Namespace) -> list[int]:
-    """Refuse settings out of range before a model is loaded; returns the timesteps to read at."""
+def prior_request(args: argparse.Namespace) -> PriorRequest:
+    """What the options of ``extract`` ask for; settings out of range are refused before a model is loaded."""
     check_suffix("--out", args.out, (".safetensors",))
+    if not is_unicode(args.caption):
+        raise ValueError(f"--caption {args.caption!a} holds bytes that are no text here; write it in UTF-8")
     sizes = {"--start": (args.start, 0), "--height": (args.height, 8), "--width": (args.width, 8)}
     for name, (value, minimum) in sizes.items():
         check_minimum(name, [] if value is None else [value], minimum)
@@ -118,37 +116,13 @@ def check_extract(args: argparse.Namespace) -> list[int]:
     if args.method == "ddim":
         check_inversion_grid(args.grid, "--grid ")
     inversion_steps(timesteps, args.method, args.grid)  # checks the timesteps
-    return timesteps
-
-
-def extract(model: Pipeline, args: argparse.Namespace, timesteps: list[int]) -> MotionPrior:
-    """The motion prior of ``args.clip``."""
-    family = model.family
-    shape = model.noise(1, torch.Generator(), args.frames, args.height, args.width).shape  # checks the size
-    factor = model.vae.config.downsampling
-    frames = read_frames(args.clip, shape[2], family.fps, shape[3] * factor, shape[4] * factor, args.start)
-    origin = Origin(family.name, args.caption, args.clip.name, args.method, args.grid, family.fps_condition)
-    with torch.no_grad(), tqdm(desc="motion prior", unit="evaluation") as bar:
-
-        def show(info: dict) -> None:
-            bar.total = info["steps"]
-            bar.update()
-
-        x0 = model.vae.encode(frames[None].float() / 255).to(model.device).float()
-        context = model.encode([args.caption])
-        generator = generator_for("motion prior", args.seed)
-        return make_prior(
-            model.unet, x0, context, timesteps, model.schedule, origin, generator=generator, callback=show
-        )
+    size = args.frames, args.height, args.width
+    return PriorRequest(args.clip, tuple(timesteps), args.caption, args.start, *size, args.method, args.grid, args.seed)
 
 
 def run_preview(args: argparse.Namespace) -> None:
-    from ...core.motion.preview import preview
-
     prior = MotionPrior.load(args.prior)
     out = args.out or args.prior.with_suffix(".png")
     check_suffix("--out", out, PICTURES)
-    picture = to_uint8(preview(prior, args.at).permute(2, 0, 1)[None])[0]
-    with replacing(out) as partial:
-        Image.fromarray(picture).save(partial)
+    write_preview(prior, args.at, out)
     print(out)

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
-from ...core.checkpoints.locations import family_folder, student_path, weights_of
-from ...core.device import PRECISIONS, dtype_name, pick_device, pick_dtype
+from ...core.device import PRECISIONS, pick_device, pick_dtype
 from ...core.diffusion.schedule import TRAIN_TIMESTEPS
 from ...core.families import FAMILIES
-from ...core.files import check_folder, file_hash
+from ...core.files import check_folder
 from ...core.motion.inversion import METHODS
-from ...core.pipeline import Pipeline, load
 from ..config import STAGES, check_inversion_grid, describe_settings
 from ..seeds import SEEDS
 
 KEPT = "a stopped run goes on from there"
+
+T = TypeVar("T")
+
+
+def request_from(args: argparse.Namespace, kind: type[T], **given: Any) -> T:
+    """A command's dataclass out of its options: every field is that of ``given``, else the option of its name."""
+    return kind(**{f.name: given[f.name] if f.name in given else getattr(args, f.name) for f in fields(kind)})
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,17 +62,6 @@ def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=seed_value, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/motion"), help=f"folder of rows.json and pages; {KEPT}")
     add_place_arguments(parser)
-
-
-def load_measured(args: argparse.Namespace, student: str | None) -> tuple[Pipeline, dict]:
-    """The embedded family's model that an experiment measures, and what its rows are bound to."""
-    device, dtype = device_and_dtype(args)
-    model = load("shapes", student, args.checkpoints, device, dtype)
-    made_from = {"weights": weights_of("shapes", args.checkpoints), "dtype": dtype_name(dtype)}
-    if student:
-        folder = args.checkpoints or family_folder("shapes")
-        made_from |= {"student": file_hash(student_path("shapes", student, folder))}
-    return model, made_from
 
 
 def check_experiment(args: argparse.Namespace, strengths: list[float], taus: list[float]) -> None:

@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
-from textwrap import shorten
 
-from tqdm.auto import tqdm
-
-from ...core.command_line import can_print
-from ...core.device import WIDE_PRECISIONS, dtype_name, pick_device, pick_dtype
-from ...core.families import resolve_family
-from ...core.rewards import Reward, load_reward, present_rewards, reward_path
+from ...core.command_line import can_print, typed_text
 from ...core.rewards.base import LONG_CAPTIONS
 from ...core.text_files import check_encoding
-from ...core.video import VIDEO_SUFFIXES
-from ..results import KeptLines
-from ..scoring.requests import ENCODING, ScoreRequest, clip_requests, table_requests
-from ..scoring.scoring import MOST_FRAMES, score_request, stamp
-from ..scoring.tables import ScoreResult, as_json, as_text, means, named, write_csv
-from .options import add_model_arguments, check_suffix
-from .prompts import read_lines
+from ..scoring.requests import ENCODING, read_requests
+from ..scoring.results import Scores
+from ..scoring.rewards import ScoreSettings
+from ..scoring.scoring import MOST_FRAMES, score
+from ..scoring.tables import as_json, as_text, means
+from .options import add_model_arguments, check_suffix, request_from
 
 EXIT_PARTLY = 1
 
@@ -64,7 +56,7 @@ def register(subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("words", nargs="*", metavar="CLIP|PROMPT", help="clips or folders of clips, and prompts")
-    parser.add_argument("--prompt", action="append", default=[], help="a prompt; several make a matrix")
+    parser.add_argument("--prompt", action="append", default=[], type=typed_text, help="a prompt; several: a matrix")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="text file with one prompt a line")
     parser.add_argument("--table", type=Path, metavar="CSV", help="columns file,prompt; files lie in the given folder")
     parser.add_argument("--encoding", help="of table, prompt file and captions, such as latin-1 (default: UTF-8)")
@@ -81,131 +73,27 @@ def register(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.frames is not None and args.frames < 1:
-        raise ValueError(f"--frames {args.frames} must be 1 or more")
+    settings = request_from(args, ScoreSettings)
     check_encoding(args.encoding, ENCODING)
     if args.out:
         check_suffix("--out", args.out, (".csv",))
-    requests = read_requests(args)
-    rewards = load_rewards(args)
-    kept = KeptLines(kept_beside(args.out), judged_by(args, rewards)) if args.out else None
-    results = []
-    for request in tqdm(requests, desc="score", unit="clip", disable=len(requests) < 2):
-        results += score_request(request, rewards, args.frames, kept)
-    code = tell(results, rewards, args)
-    if kept:
-        kept.path.unlink(missing_ok=True)
-    return code
+    requests = read_requests(args.words, args.prompt, args.prompts, args.table, args.encoding)
+    scores = score(requests, settings, args.out)
+    print(answer(scores, args.out, args.json))
+    if not scores.broken:
+        return 0
+    clips = len({one.name for one in scores.results})
+    lines = [f"{len(scores.broken)} of {clips} clips cannot be scored:", *(one.complaint for one in scores.broken)]
+    print("\n  ".join(lines), file=sys.stderr)
+    return EXIT_PARTLY
 
 
-def kept_beside(table: Path) -> Path:
-    """Where the scores for a table are until it is written."""
-    return table.with_name(f".{table.name}.kept")
-
-
-def judged_by(args: argparse.Namespace, rewards: dict[str, Reward]) -> dict:
-    """What scores depend on but for the clip and its prompts, as JSON values."""
-    family, folder = resolve_family(args.model).name, args.checkpoints
-    files = {name: stamp(Path(reward_path(name, family, folder))) for name in rewards}
-    dtype = dtype_name(pick_dtype(args.dtype, pick_device(args.device), WIDE_PRECISIONS))
-    return {"rewards": files, "frames": args.frames, "long_captions": args.long_captions, "dtype": dtype}
-
-
-# --- what is asked ---------
-
-
-def read_requests(args: argparse.Namespace) -> list[ScoreRequest]:
-    """The clips of the command line with their prompts.
-
-    Raises:
-        ValueError: if there is no clip, or a prompt is empty.
-    """
-    clips, prompts = sort_words(args.words)
-    prompts = check_prompts([*prompts, *args.prompt, *_lines(args.prompts, args.encoding)])
-    if args.table:
-        if prompts or len(clips) > 1:
-            raise ValueError("--table has the prompts: name beside it only the folder of its clips")
-        return table_requests(args.table, Path(clips[0]) if clips else None, args.encoding)
-    if not clips:
-        given = f" (nothing is there of the name {shorten(prompts[0], 60)})" if prompts else ""
-        raise ValueError(f'no clip to score{given}: try `t2v-turbo score clip.mp4 "a red circle moves right"`')
-    asked = (clip_requests(Path(clip), tuple(prompts), len(clips) == 1, args.encoding) for clip in clips)
-    return [request for requests in asked for request in requests]
-
-
-def sort_words(words: list[str]) -> tuple[list[str], list[str]]:
-    """(clips, prompts) of the words of the command line."""
-    clips = [word for word in words if _is_clip(word)]
-    return clips, [word for word in words if word not in clips]
-
-
-def _is_clip(word: str) -> bool:
-    return bool(word.strip()) and (Path(word).suffix.lower() in VIDEO_SUFFIXES or os.path.exists(word))
-
-
-def _lines(file: Path | None, encoding: str | None) -> list[str]:
-    lines = read_lines(file, "--prompts", encoding) if file else []
-    if file and not lines:
-        raise ValueError(f"--prompts {file}: holds no prompt; write one a line")
-    return lines
-
-
-def check_prompts(prompts: list[str]) -> list[str]:
-    """Raises: ValueError: if one is blank."""
-    blank = [i for i, prompt in enumerate(prompts, 1) if not prompt.strip()]
-    if blank:
-        raise ValueError(f"prompt {blank[0]} is empty: write what the clip should show, or leave the prompt out")
-    return prompts
-
-
-# --- scoring ---------
-
-
-def load_rewards(args: argparse.Namespace) -> dict[str, Reward]:
-    """The rewards asked for, else those that are there.
-
-    Raises:
-        ValueError: for an unknown one, or a file that is missing or damaged; if none is there.
-    """
-    family, folder = resolve_family(args.model).name, args.checkpoints
-    asked = filter(None, map(str.strip, (args.rewards or "").split(",")))
-    names = list(dict.fromkeys(asked)) or present_rewards(family, folder)
-    if not names:
-        raise ValueError(
-            f"no reward model is there, such as {reward_path('hps', family, folder)}: fetch the published ones with "
-            "`t2v-turbo download hps clip internvideo2` for --model videocrafter2, or name a folder with --checkpoints"
-        )
-    device = pick_device(args.device)
-    dtype = pick_dtype(args.dtype, device, WIDE_PRECISIONS)
-    options = {"device": device, "dtype": dtype, "long_captions": args.long_captions}
-    return {name: load_reward(name, family=family, folder=folder, **options) for name in names}
-
-
-# --- what is told ---------
-
-
-def tell(results: list[ScoreResult], rewards: dict[str, Reward], args: argparse.Namespace) -> int:
-    """Print or write the scores; returns the exit code.
-
-    Raises:
-        ValueError: if there is no score.
-    """
-    scored, broken = ([one for one in results if bool(one.problem) == wrong] for wrong in (False, True))
-    if not scored:
-        first = named(broken[0])
-        raise ValueError(first if len(broken) == 1 else f"none of {len(broken)} clips can be scored: {first}; …")
-    infos = {name: reward.info for name, reward in rewards.items()}
-    if args.out:
-        write_csv(args.out, results, list(infos))
-    if args.json:
-        text = json.dumps(as_json(results, infos), indent=1, ensure_ascii=False)
-        print(text if can_print(text) else json.dumps(as_json(results, infos), indent=1))
-    elif args.out:
-        print(f"{args.out}: {len(scored)} scores, mean {', '.join(map(' '.join, means(scored).items()))}")
-    else:
-        print(as_text(scored, infos))
-    if broken:
-        clips = len({one.name for one in results})
-        lines = [f"{len(broken)} of {clips} clips cannot be scored:", *map(named, broken)]
-        print("\n  ".join(lines), file=sys.stderr)
-    return EXIT_PARTLY if broken else 0
+def answer(scores: Scores, out: Path | None, as_object: bool) -> str:
+    """The scores as JSON or as a table, or what was written to ``out``."""
+    if as_object:
+        found = as_json(scores.results, scores.infos)
+        text = json.dumps(found, indent=1, ensure_ascii=False)
+        return text if can_print(text) else json.dumps(found, indent=1)
+    if out:
+        return f"{out}: {len(scores.scored)} scores, mean {', '.join(map(' '.join, means(scores.scored).items()))}"
+    return as_text(scores.scored, scores.infos)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -133,22 +134,12 @@ def run_render(args: argparse.Namespace) -> None:
 
 
 def run_oracle(args: argparse.Namespace) -> None:
-    from ..shapes.world.oracle import accuracy
+    from ..shapes.evaluation import evaluate_oracle
 
-    conditions = {
-        "clean, dense": {"style": "dense"},
-        "clean, short": {"style": "short"},
-        "noise 0.02": {"noise": 0.02},
-        "noise 0.05": {"noise": 0.05},
-        "noise 0.1": {"noise": 0.1},
-        "blur 1 px": {"blur": 1.0},
-        "short, as degraded": {"style": "short", "degraded": True},
-    }
     columns = ("color", "shape", "direction", "speed")
-    print("| condition | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
-    for name, condition in conditions.items():
-        rates = accuracy(args.count, args.seed, **condition)
-        print(f"| {name} | " + " | ".join(f"{100 * rates[column]:.1f}" for column in columns) + " |", flush=True)
+    print_header("condition", columns)
+    for name, rates in evaluate_oracle(args.count, args.seed):
+        print_rates(name, columns, rates)
 
 
 def run_autoencoder(args: argparse.Namespace) -> None:
@@ -156,18 +147,17 @@ def run_autoencoder(args: argparse.Namespace) -> None:
 
     scores = evaluate_autoencoder(load("shapes", None, args.weights), args.count, args.seed)
     columns = ("color", "shape", "direction", "smoothness", "steadiness", "sharpness")
-    print("| clips | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
+    print_header("clips", columns)
     for name, row in scores.items():
-        print(f"| {name} | " + " | ".join(f"{100 * row[column]:.1f}" for column in columns) + " |")
+        print_rates(name, columns, row)
     print(f"mean error per colour value: {scores['decoded']['error']:.2f} of 255")
 
 
 def run_text(args: argparse.Namespace) -> None:
     from ..shapes.evaluation import evaluate_text
 
-    folder = args.weights or PACKAGED_WEIGHTS / "shapes"
-    distances = evaluate_text(load_text(folder / "text.safetensors", SHAPES.text))
-    print("| changed word | relative distance |\n|---|---|")
+    distances = evaluate_text(load_text(folder_of(args.weights) / "text.safetensors", SHAPES.text))
+    print_header("changed word", ["relative distance"])
     for name, distance in distances.items():
         print(f"| {name} | {distance:.2f} |")
 
@@ -175,7 +165,7 @@ def run_text(args: argparse.Namespace) -> None:
 def run_rewards(args: argparse.Namespace) -> None:
     from ..shapes.reward_accuracy import accuracy_table, evaluate_reward
 
-    folder = args.weights or PACKAGED_WEIGHTS / "shapes"
+    folder = folder_of(args.weights)
     vae = load_vae(folder / "vae.safetensors", SHAPES.vae)
     names = args.only or PAPER_WEIGHTS
     rewards = {name: load_reward(name, folder / f"reward_{name}.safetensors", dtype=torch.float32) for name in names}
@@ -183,16 +173,9 @@ def run_rewards(args: argparse.Namespace) -> None:
 
 
 def run_table(args: argparse.Namespace) -> None:
-    from dataclasses import replace
+    from ..shapes.evaluation import evaluate_table, markdown_table, table_settings
 
-    from ..shapes.evaluation import TABLE, evaluate_table, markdown_table
-
-    settings = [
-        replace(setting, guidance=args.guidance)
-        for setting in TABLE
-        if (not args.steps or setting.steps in args.steps)
-        and (args.only is None or setting.student == (args.only == "student"))
-    ]
+    settings = table_settings(args.steps, args.only and args.only == "student", args.guidance)
     needed = {setting.student for setting in settings}
     models = {student: load("shapes", args.student if student else None, args.weights) for student in needed}
     rows = evaluate_table(models, settings, args.out, args.prompts, args.seed)
@@ -214,3 +197,20 @@ def run_train(args: argparse.Namespace) -> None:
     from ..shapes.training.recipes import train
 
     train(args.network, args.folder or Path("runs/shapes") / args.network, args.weights, args.steps)
+
+
+# --- what several actions share ---------
+
+
+def folder_of(weights: Path | None) -> Path:
+    """The folder of the family's files: as given, else the packaged ones."""
+    return weights or PACKAGED_WEIGHTS / "shapes"
+
+
+def print_header(name: str, columns: Sequence[str]) -> None:
+    print(f"| {name} | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
+
+
+def print_rates(name: str, columns: Sequence[str], rates: Mapping[str, float]) -> None:
+    """A row in per cent, seen at once where the next takes long."""
+    print(f"| {name} | " + " | ".join(f"{100 * rates[column]:.1f}" for column in columns) + " |", flush=True)

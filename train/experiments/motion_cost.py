@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,13 +19,43 @@ from ...core.tables import markdown
 from ..config import PreprocessConfig
 from ..data.clips import ClipDataset, DecodedClip
 from ..data.sources import Clip, list_clips
-from ..motion_scores import ScoreSettings, is_guided
+from ..motion.scores import ScoreSettings, is_guided
 from ..preprocess import RecordMaker
 from ..results import KeptRows
 from ..shapes.world.dataset import render_clip
 
 # The authors' scheme: what the others are compared with.
 EXACT = ScoreSettings("ddim", 200)
+
+
+@dataclass(frozen=True)
+class CostPlan:
+    """What is compared on which clips."""
+
+    clips: int
+    videos: str | None  # folder or table, None = rendered clips
+    grids: tuple[int, ...]  # steps of the inversions
+    records: tuple[int, ...]  # per clip and inversion
+    tau: float
+    seed: int
+    gradient_checkpointing: bool
+
+    @property
+    def settings(self) -> list[ScoreSettings]:
+        return [*(ScoreSettings("ddim", steps) for steps in self.grids), ScoreSettings("noise")]
+
+    @property
+    def config(self) -> PreprocessConfig:
+        """How records are made, apart from the settings."""
+        return PreprocessConfig(
+            videos="", records="", motion=True, tau=self.tau, records_per_clip=max(self.records), seed=self.seed,
+            gradient_checkpointing=self.gradient_checkpointing, dtype="fp32",
+        )  # fmt: skip
+
+    def open_clips(self, model: Pipeline) -> Iterator[DecodedClip]:
+        if self.videos:
+            return read_clips(model, self.videos, self.clips, self.seed)
+        return rendered_clips(model, self.clips, self.seed)
 
 
 @dataclass(frozen=True)
@@ -62,6 +92,17 @@ def read_clips(model: Pipeline, videos: str, count: int, seed: int) -> Iterator[
     family = model.family
     dataset = ClipDataset(list_clips(config), config, family.fps, (family.frames, family.height, family.width))
     yield from (clip for clip in (dataset[i] for i in range(len(dataset))) if not clip.problem)
+
+
+def compare_settings(model: Pipeline, plan: CostPlan, kept: KeptRows, made_from: dict) -> str:
+    """The whole experiment; returns its ``report``.
+
+    Raises:
+        ValueError: if no clip can be used, or no draw of them is guided.
+    """
+    made_from = made_from | {"videos": plan.videos}
+    measured = measure(model, plan.open_clips(model), plan.clips, plan.settings, plan.config, kept, made_from)
+    return report(measured, plan.settings, plan.records, plan.tau)
 
 
 def measure_clip(model: Pipeline, clip: DecodedClip, config: PreprocessConfig, settings: list[ScoreSettings]) -> dict:
@@ -140,7 +181,7 @@ def per_record(measured: list[dict], setting: ScoreSettings, records: int, tau: 
 
 
 def cost_table(
-    measured: list[dict], settings: list[ScoreSettings], records: list[int], tau: float, solver: DDIMSolver
+    measured: list[dict], settings: list[ScoreSettings], records: Sequence[int], tau: float, solver: DDIMSolver
 ) -> list[CostRow]:
     """A row per setting and number of records per clip."""
     rows = []
@@ -155,7 +196,7 @@ def cost_table(
     return rows
 
 
-def report(measured: list[dict], settings: list[ScoreSettings], records: list[int], tau: float) -> str:
+def report(measured: list[dict], settings: list[ScoreSettings], records: Sequence[int], tau: float) -> str:
     """The table as Markdown, and what it is compared with."""
     solver = DDIMSolver(NoiseSchedule())
     base = per_record(measured, EXACT, 1, tau, solver)

@@ -1,14 +1,12 @@
-"""What chunking and checkpointing save: the peak memory of a motion score, measured by the system."""
+"""What chunking and checkpointing save: the peak memory of a motion score, every row in a process of its own."""
 
 from __future__ import annotations
 
 import multiprocessing
-import re
 import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,16 +14,13 @@ import torch
 from torch.utils.checkpoint import checkpoint
 from tqdm.auto import tqdm
 
-# What the command alone needs is imported where it is used, for every process of a row imports this module.
 from ...core.families import VIDEOCRAFTER2
 from ...core.motion.probe import read_reference
 from ...core.motion.score import motion_score
 from ...core.networks.config import UNetConfig
 from ...core.networks.unet import UNet3D
-from ...core.text_files import read_text
+from ..memory import MEBIBYTE, AllocatedMemory, ResidentMemory
 
-MEBIBYTE = 2**20
-STATUS = Path("/proc/self/status")
 TIMESTEP = 799  # of all clips; memory does not depend on it
 CONTEXT_LENGTH = 77
 # Batch at once or clip by clip, without and with checkpointing; the first row is what the others are compared with.
@@ -73,6 +68,11 @@ def scaled(channels: int) -> UNetConfig:
     return replace(usual, model_channels=channels, head_channels=head_channels, norm_groups=channels // step)
 
 
+def can_measure(device: torch.device) -> bool:
+    """Whether a peak can be read there."""
+    return device.type == "cuda" or (device.type == "cpu" and ResidentMemory.is_told())
+
+
 def measure_rows(setting: Setting) -> dict[Setting, Cost]:
     """The cost of each row, the batch at once first.
 
@@ -99,7 +99,7 @@ def measure(setting: Setting) -> Cost:
     """The cost of one score; the process must be a new one.
 
     Raises:
-        ValueError: if less was taken than before the score.
+        ValueError: if the score takes no more than was taken before it.
     """
     device, channels = torch.device(setting.device), setting.config.in_channels
     generator = torch.Generator().manual_seed(setting.seed)
@@ -111,14 +111,16 @@ def measure(setting: Setting) -> Cost:
     t = torch.full((setting.batch,), TIMESTEP, device=device)
     reference = read_reference(unet, x_ref, t[:1], context[:1])  # of one clip: this takes less than any score
     warm_up()
-    with Peak(device) as peak:
+    with AllocatedMemory(device) if device.type == "cuda" else ResidentMemory() as memory:
         started = time.perf_counter()
         found = motion_score(
             unet, x, t, context, reference, chunk=setting.chunk, checkpointing=setting.checkpointing
         ).score.cpu()
         seconds = time.perf_counter() - started
+    if memory.peak is None:
+        raise ValueError("the score takes too little memory to be measured: take more or larger clips")
     weights = sum(parameter.numel() for parameter in unet.parameters())
-    return Cost(peak.bytes, seconds, found.numpy(), weights)
+    return Cost(memory.peak, seconds, found.numpy(), weights)
 
 
 def warm_up() -> None:
@@ -135,39 +137,6 @@ def random_unet(config: UNetConfig, seed: int) -> UNet3D:
             if not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.02)
     return unet.eval()
-
-
-class Peak:
-    """Largest memory taken inside a ``with`` block, in bytes beyond what was held when it began.
-
-    Attributes:
-        bytes: on cuda of the allocator's tensors; on a CPU of the process's resident memory.
-    """
-
-    def __init__(self, device: torch.device):
-        self.cuda = device if device.type == "cuda" else None
-
-    def __enter__(self) -> Peak:
-        if self.cuda:
-            torch.cuda.reset_peak_memory_stats(self.cuda)
-            self.before = torch.cuda.memory_allocated(self.cuda)
-        else:
-            self.before, self.earlier_peak = resident("VmRSS"), resident("VmHWM")
-        return self
-
-    def __exit__(self, *failure) -> None:
-        peak = torch.cuda.max_memory_allocated(self.cuda) if self.cuda else resident("VmHWM")
-        self.bytes = peak - self.before
-        if failure == (None, None, None) and not self.cuda and peak <= self.earlier_peak:
-            raise ValueError("the score takes too little memory to be measured: take more or larger clips")
-
-
-def resident(field: str) -> int:
-    """Resident memory of this process in bytes: VmRSS = now, VmHWM = its peak.
-
-    Not ``getrusage``, whose peak is at least what the parent process held when it started this one.
-    """
-    return 1024 * int(re.search(rf"^{field}:\s+(\d+) kB", read_text(STATUS), re.MULTILINE)[1])
 
 
 # --- what came out ----------

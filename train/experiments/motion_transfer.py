@@ -29,7 +29,7 @@ from ..seeds import generator_for
 from ..shapes.world.oracle import compare, measure
 from ..shapes.world.rendering import render
 from ..shapes.world.scene import COLORS, MOVES, SHAPES, sample_scene
-from .intervals import wilson
+from .intervals import Interval, difference, wilson
 
 BATCH = 10  # pairs that are sampled at once and kept together
 # A lambda that guides nothing, so that the energy of unguided sampling is measured too.
@@ -194,6 +194,11 @@ def _judge_part(
 def rate(results: list[dict], name: str) -> float:
     """Mean of a field over the results."""
     return float(np.mean([result[name] for result in results]))
+
+
+def direction_gain(unguided: list[dict], guided: list[dict]) -> Interval:
+    """By how much guidance raises the share of clips with the reference's direction; both are of the same pairs."""
+    return difference(*([result["direction"] for result in results] for results in (guided, unguided)))
 
 
 def transfer_table(results: dict[Guidance, list[dict]]) -> list[list]:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import copy
 import statistics
+import tempfile
 import time
-import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from tqdm.auto import tqdm
 
 from ...core.checkpoints.locations import family_folder
@@ -26,9 +23,9 @@ from ...core.rewards import PAPER_WEIGHTS, Reward, RewardMixture, build_reward
 from ...core.rewards.loss import RewardLoss
 from ...core.tables import markdown
 from ..config import named_values
+from ..memory import MEBIBYTE, AllocatedMemory, LiveTensors
 from ..shapes.training.rewards import clip_config, new_internvideo2, write_vocabulary
 
-MEBIBYTE = 2**20
 CAPTION = "a red circle moves left"
 
 
@@ -158,36 +155,17 @@ def size_of(network: torch.nn.Module) -> int:
 # --- measuring ---------
 
 
-class LiveTensors(TorchDispatchMode):
-    """Counts the bytes of the tensors made inside that are alive; ``peak`` is the most at any time."""
+def compare_rows(load: Workload, chunk: int, repeats: int) -> str:
+    """The whole experiment; returns its table and what was measured, in words.
 
-    def __init__(self):
-        super().__init__()
-        self.live = self.peak = 0
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        given = {_storage(leaf)._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and _storage(leaf)._cdata not in given | self._known:
-                self._add(_storage(leaf))
-        return result
-
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        size, key = storage.nbytes(), storage._cdata
-        self._known.add(key)
-        self.live += size
-        self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._remove, key, size)
-
-    def _remove(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.live -= size
-
-
-def _storage(tensor: Tensor) -> torch.UntypedStorage:
-    return tensor.untyped_storage()
+    Raises:
+        ValueError: for a reward that the family does not have, or a device or precision that cannot be used.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(load, Path(folder))
+        table = cost_table(measure(bench, rows_of(chunk), repeats))
+    scored = min(load.scored, load.batch)
+    return f"{table}\n{load.batch} samples, {scored} of them scored; weights: {bench.weights()}."
 
 
 def measure(bench: Bench, rows: list[Row], repeats: int) -> dict[Row, list[Cost]]:
@@ -208,16 +186,13 @@ def measure(bench: Bench, rows: list[Row], repeats: int) -> dict[Row, list[Cost]
 def peak_of(bench: Bench, row: Row) -> int:
     """Bytes at the peak of a step, beyond what there was before."""
     bench.clear()
-    if bench.device.type == "cuda":
+    on_card = bench.device.type == "cuda"
+    if on_card:
         bench.step(row)  # libraries keep workspaces from their first use on
         bench.clear()
-        torch.cuda.reset_peak_memory_stats(bench.device)
-        before = torch.cuda.memory_allocated(bench.device)
+    with AllocatedMemory(bench.device) if on_card else LiveTensors() as memory:
         bench.step(row)
-        return torch.cuda.max_memory_allocated(bench.device) - before
-    with LiveTensors() as tensors:
-        bench.step(row)
-    return tensors.peak
+    return memory.peak
 
 
 def seconds_of(bench: Bench, row: Row) -> float:

@@ -5,7 +5,6 @@ Every student is sampled on the same prompts from the same noise, so that what d
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -13,15 +12,17 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm.auto import tqdm
 
-from ...core.checkpoints.networks import read_state
+from ...core.families import SHAPES as FAMILY
 from ...core.pipeline import Pipeline
 from ..results import KeptRows
 from ..seeds import generator_for
 from ..shapes.world.captions import RULES, evaluation_prompts
 from ..shapes.world.scene import COLORS, SHAPES
 from .intervals import Interval, difference, mean_interval, wilson
+from .loading import load_measured
 from .motion_sweep import judge_student
 from .motion_transfer import BATCH, Guidance
 from .report import Section, curves
@@ -90,33 +91,19 @@ def still_prompts(n: int) -> list[tuple[str, dict]]:
     return prompts
 
 
-def guidance_of(model: Pipeline, path: Path, strength: float | None, tau: float | None) -> Guidance:
-    """The lambda and tau to sample a student with: as given, else as it was trained."""
+def load_student(
+    name: str, folder: Path | None, device: torch.device, dtype: torch.dtype, strength: float | None, tau: float | None
+) -> Student:
+    """A student of the embedded family, by name or checkpoint file; see ``load_measured`` and ``guidance_of``."""
+    model, made_from = load_measured(FAMILY.name, name, folder, device, dtype)
+    return Student(name, model, guidance_of(model, strength, tau), made_from)
+
+
+def guidance_of(model: Pipeline, strength: float | None, tau: float | None) -> Guidance:
+    """The lambda and tau to sample a student with: as given, else as it was distilled."""
     if not model.unet.takes_motion:
         return Guidance(0.0)
-    if strength is None or tau is None:
-        trained = trained_guidance(path, model.family.motion_strength)
-        strength = trained.strength if strength is None else strength
-        tau = trained.tau if tau is None else tau
-    return Guidance(strength, tau)
-
-
-def trained_guidance(path: Path, usual: float) -> Guidance:
-    """The lambda and tau that a student's file says it was distilled with; ``usual`` and 0.5 where it says nothing.
-
-    Raises:
-        ValueError: if what it says is no lambda and tau.
-    """
-    _, metadata = read_state(path)
-    try:
-        settings = json.loads(metadata.get("distill", "{}"))
-        strength, tau = settings.get("motion_strength"), settings.get("tau", 0.5)
-        guidance = Guidance(usual if strength is None else float(strength), float(tau))
-        if not (0 <= guidance.strength < math.inf and 0 <= guidance.tau <= 1):
-            raise ValueError(f"lambda {guidance.strength:g}, tau {guidance.tau:g}")
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: tells no lambda and tau to use ({error}): give --strength and --tau") from error
-    return guidance
+    return Guidance(model.motion_strength if strength is None else strength, model.tau if tau is None else tau)
 
 
 # --- clips and their scores ----------

@@ -1,1 +1,1 @@
-"""Scores of finished clips by reward models, and the best of several."""
+"""Scores of finished clips by reward models: which ones, with which rewards, tables; the best of several."""

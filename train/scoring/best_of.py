@@ -1,89 +1,45 @@
-"""Best of several seeds: the clip with the highest reward is kept, and a table says why."""
+"""What is best of several seeds: the rewards that decide, and what the clip's file says of the choice."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from tqdm.auto import tqdm
 
-from ...core.rewards import RewardMixture
+from ...core.device import WIDE_PRECISIONS, pick_dtype
+from ...core.families import resolve_family
+from ...core.rewards import RewardMixture, load_mixture
+from ...core.rewards.best_of import Candidate
 from ...core.rewards.registry import reward_kind
 from ..config import named_values, reward_weight
 
-
-@dataclass(frozen=True)
-class Candidate:
-    """One of the clips that compete.
-
-    Attributes:
-        frames: (1, F, 3, H, W) in 0..1.
-        scores: of each reward, in its own unit.
-        total: the weighted sum of the scores, by which the best is found.
-    """
-
-    seed: int
-    frames: Tensor
-    scores: dict[str, float]
-    total: float
+# Of clips whose scores are not finite.
+REMEDY = "they need more precision, such as --dtype fp32"
 
 
-class Contest:
-    """Samples seeds one after another and keeps the best clip: memory does not grow with their number.
-
-    Args:
-        mixture: weighted rewards that judge.
-        sample: seed -> frames (1, F, 3, H, W) in 0..1.
-        loser: told of every other clip once it is out, such as to write it; None = dropped.
-    """
-
-    def __init__(
-        self,
-        mixture: RewardMixture,
-        sample: Callable[[int], Tensor],
-        loser: Callable[[Candidate], None] | None = None,
-    ):
-        self.mixture, self.sample, self.loser = mixture, sample, loser
-
-    def run(self, prompt: str, seeds: Sequence[int]) -> tuple[Candidate, list[list]]:
-        """The best clip (of equals the first), and the table of all: seed, scores, total, and a mark at the best.
-
-        Raises:
-            ValueError: if a clip cannot be scored: it holds NaN, say.
-        """
-        best, rows = None, []
-        for seed in tqdm(seeds, desc="seeds", unit="clip", leave=False):
-            candidate = self.judge(prompt, seed)
-            rows.append([seed, *(f"{score:.4f}" for score in (*candidate.scores.values(), candidate.total))])
-            best, out = (candidate, best) if best is None or candidate.total > best.total else (best, candidate)
-            if out and self.loser:
-                self.loser(out)
-        header = ["seed", *self.mixture.rewards, "total", ""]
-        return best, [header, *([*row, "best" if row[0] == best.seed else ""] for row in rows)]
-
-    def judge(self, prompt: str, seed: int) -> Candidate:
-        """Sample and score one seed."""
-        frames = self.sample(seed)
-        try:
-            with torch.no_grad():
-                score = self.mixture.score(frames, [prompt])
-        except ValueError as error:
-            raise ValueError(f"seed {seed}: {error}") from error
-        total = score.total.item()
-        if not math.isfinite(total):
-            raise ValueError(f"seed {seed}: the rewards give {total}; they need more precision, such as --dtype fp32")
-        return Candidate(seed, frames, {name: one.item() for name, one in score.raw.items()}, total)
-
-
-def tag(clip: Candidate, weights: dict[str, float], seeds: Sequence[int]) -> dict[str, str]:
-    """What a clip's file says of the contest; its seed alone makes it again."""
+def best_of_tags(clip: Candidate, weights: dict[str, float], seeds: Sequence[int]) -> dict[str, str]:
+    """What a clip's file says of the choice; its seed alone makes it again."""
     about = {"seeds": [seeds[0], seeds[-1]], "weights": weights, "scores": clip.scores, "total": clip.total}
     return {"best_of": json.dumps(about)}
+
+
+def load_mixture_of(
+    rewards: str | None, model: str, checkpoints: Path | None, device: torch.device, dtype: str
+) -> RewardMixture:
+    """The rewards NAME[:WEIGHT],… of a model's family.
+
+    Args:
+        rewards: None = HPS alone.
+        dtype: as ``pick_dtype`` takes it; "auto" is never fp16.
+
+    Raises:
+        ValueError: for a reward that is unknown, or whose file is missing or damaged.
+    """
+    weights = read_weights("hps" if rewards is None else rewards)
+    options = {"device": device, "dtype": pick_dtype(dtype, device, WIDE_PRECISIONS), "folder": checkpoints}
+    return load_mixture(weights, resolve_family(model).name, **options)
 
 
 def read_weights(text: str) -> dict[str, float]:
@@ -104,8 +60,3 @@ def read_weights(text: str) -> dict[str, float]:
 def _weight(name: str, value: str | None, alone: bool) -> float:
     reward_kind(name)  # refuses unknown names
     return 1.0 if alone and value is None else reward_weight(name, value, "--reward ")
-
-
-def numbered(target: Path, seed: int) -> Path:
-    """The name of a clip that was not the best."""
-    return target.with_name(f"{target.stem}-seed{seed}{target.suffix}")

@@ -1,12 +1,17 @@
-"""Which clips are scored with which prompts."""
+"""Which clips are scored, and with which prompts."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 
-from ...core.video import VideoError, read_metadata
+from ...core.command_line import typed_text
+from ...core.video import VIDEO_SUFFIXES, VideoError, read_metadata
 from ..config import PreprocessConfig
+from ..data.prompts import read_lines
 from ..data.sources import Clip, ClipError, list_clips, read_captions
 from ..data.tables import BadRow, RowError, path_inside, read_table
 
@@ -30,6 +35,62 @@ class ScoreRequest:
     prompts: tuple[str, ...] = ()
     encoding: str | None = None
     problem: str | None = None
+
+
+def read_requests(
+    words: Sequence[str],
+    prompts: Sequence[str] = (),
+    prompt_file: Path | None = None,
+    table: Path | None = None,
+    encoding: str | None = None,
+) -> list[ScoreRequest]:
+    """The clips of the command line with their prompts.
+
+    Args:
+        words: clips, folders of clips, and prompts, which are told apart by ``sort_words``.
+        prompts: further ones; those of ``prompt_file``, one a line, too.
+        table: columns file, prompt; the only word beside it may be the folder of its clips.
+        encoding: of the texts, see ``open_text``.
+
+    Raises:
+        ValueError: if there is no clip, or a prompt is empty.
+    """
+    clips, found = sort_words(words)
+    prompts = check_prompts([*found, *prompts, *_lines(prompt_file, encoding)])
+    if table:
+        if prompts or len(clips) > 1:
+            raise ValueError("--table has the prompts: name beside it only the folder of its clips")
+        return table_requests(table, Path(clips[0]) if clips else None, encoding)
+    if not clips:
+        given = f" (nothing is there of the name {shorten(prompts[0], 60)})" if prompts else ""
+        raise ValueError(f'no clip to score{given}: try `t2v-turbo score clip.mp4 "a red circle moves right"`')
+    asked = (clip_requests(Path(clip), tuple(prompts), len(clips) == 1, encoding) for clip in clips)
+    return [request for requests in asked for request in requests]
+
+
+def sort_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(clips, prompts) of the words of the command line."""
+    clips = [word for word in words if _is_clip(word)]
+    return clips, [typed_text(word) for word in words if word not in clips]
+
+
+def _is_clip(word: str) -> bool:
+    return bool(word.strip()) and (Path(word).suffix.lower() in VIDEO_SUFFIXES or os.path.exists(word))
+
+
+def _lines(file: Path | None, encoding: str | None) -> list[str]:
+    lines = read_lines(file, "--prompts", encoding) if file else []
+    if file and not lines:
+        raise ValueError(f"--prompts {file}: holds no prompt; write one a line")
+    return lines
+
+
+def check_prompts(prompts: list[str]) -> list[str]:
+    """Raises: ValueError: if one is blank."""
+    blank = [i for i, prompt in enumerate(prompts, 1) if not prompt.strip()]
+    if blank:
+        raise ValueError(f"prompt {blank[0]} is empty: write what the clip should show, or leave the prompt out")
+    return prompts
 
 
 def clip_requests(path: Path, prompts: tuple[str, ...], alone: bool, encoding: str | None) -> list[ScoreRequest]:

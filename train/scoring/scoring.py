@@ -1,35 +1,63 @@
-"""A clip and its prompts to scores."""
+"""Clips to scores: the files are read, scored by every reward, and what was scored is kept until the end."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
+from tqdm.auto import tqdm
 
 from ...core.rewards import Reward
+from ...core.rewards.scoring import check_finite, score_clip
 from ...core.text_files import is_unicode
-from ...core.video import VideoError, from_uint8, iterate_video, video_duration
+from ...core.video import VideoError, iterate_video, video_duration
 from ..data.sources import ClipError
 from ..results import KeptLines
 from .requests import ScoreRequest, own_prompt
-from .tables import ScoreResult
+from .results import ScoreResult, Scores
+from .rewards import ScoreSettings, stamp
+from .tables import write_csv
 
 # Frames of a clip that are held at once; a longer clip is seen at so many instants, evenly spaced.
 MOST_FRAMES = 32
-# Frames that an image reward is given at once.
-CHUNK = 8
 
 
-def stamp(path: Path) -> list:
-    """Path, bytes and time of change of a file: another file has another."""
-    about = path.stat()
-    return [str(path.resolve()), about.st_size, about.st_mtime_ns]
+def score(requests: Sequence[ScoreRequest], settings: ScoreSettings, out: Path | None = None) -> Scores:
+    """Score every clip with each of its prompts.
+
+    Args:
+        out: a .csv for the scores. What was scored is kept beside it until it is written, so that a call that was
+            stopped goes on where it was.
+
+    Raises:
+        ValueError: for rewards that cannot be loaded, or if no clip can be scored.
+    """
+    rewards = settings.load()
+    kept = KeptLines(kept_beside(out), settings.provenance(rewards)) if out else None
+    results = []
+    for request in tqdm(requests, desc="score", unit="clip", disable=len(requests) < 2):
+        results += score_request(request, rewards, settings.frames, kept)
+    scores = Scores(results, {name: reward.info for name, reward in rewards.items()})
+    if not scores.scored:
+        first = scores.broken[0].complaint
+        raise ValueError(first if len(results) == 1 else f"none of {len(results)} clips can be scored: {first}; …")
+    if kept:
+        write_csv(out, results, list(scores.infos))
+        kept.path.unlink(missing_ok=True)
+    return scores
+
+
+def kept_beside(table: Path) -> Path:
+    """Where the scores for a table are until it is written."""
+    return table.with_name(f".{table.name}.kept")
 
 
 def score_request(
-    request: ScoreRequest, rewards: dict[str, Reward], image_frames: int | None = None, kept: KeptLines | None = None
+    request: ScoreRequest,
+    rewards: Mapping[str, Reward],
+    image_frames: int | None = None,
+    kept: KeptLines | None = None,
 ) -> list[ScoreResult]:
     """Score a clip with each of its prompts.
 
@@ -59,7 +87,7 @@ def score_request(
 
 
 def score_file(
-    path: Path, prompts: tuple[str, ...], rewards: dict[str, Reward], image_frames: int | None = None
+    path: Path, prompts: tuple[str, ...], rewards: Mapping[str, Reward], image_frames: int | None = None
 ) -> dict[str, list[float]]:
     """Scores by reward, one per prompt, of a clip's file.
 
@@ -68,7 +96,20 @@ def score_file(
     """
     videos = any(reward.info.kind == "video" for reward in rewards.values())
     frames = read_evenly(path, max(image_frames or MOST_FRAMES, MOST_FRAMES if videos else 1))
-    return {name: score_clip(reward, frames, prompts, image_frames) for name, reward in rewards.items()}
+    return {name: finite_scores(reward, frames, prompts, image_frames) for name, reward in rewards.items()}
+
+
+def finite_scores(
+    reward: Reward, frames: Sequence[np.ndarray], prompts: Sequence[str], image_frames: int | None = None
+) -> list[float]:
+    """One reward's scores of frames uint8 (H, W, 3), one per prompt.
+
+    Raises:
+        ValueError: if one is NaN or infinite.
+    """
+    scores = score_clip(reward, frames, prompts, image_frames)
+    told = f"{reward.info.name} gives {scores.tolist()}"
+    return check_finite(scores, told, "it needs more precision, such as --dtype fp32").tolist()
 
 
 def read_evenly(path: Path, most: int) -> list[np.ndarray]:
@@ -85,30 +126,3 @@ def read_evenly(path: Path, most: int) -> list[np.ndarray]:
     if not duration > 0:
         raise VideoError(f"{path}: does not tell how long it is; convert it to mp4")
     return list(iterate_video(path, most, most / duration))
-
-
-@torch.no_grad()
-def score_clip(
-    reward: Reward, frames: list[np.ndarray], prompts: tuple[str, ...], image_frames: int | None = None
-) -> list[float]:
-    """``reward.score`` of one clip with each prompt; the clip is encoded once, a few frames at a time.
-
-    Args:
-        frames: uint8 (H, W, 3).
-
-    Raises:
-        ValueError: if a score is not finite.
-    """
-    total = len(frames)
-    if reward.info.kind == "video":
-        parts = [reward.chosen_frames(total)]
-    else:
-        count = min(image_frames or total, total)
-        chosen = [i * total // count for i in range(count)]
-        parts = [chosen[i : i + CHUNK] for i in range(0, count, CHUNK)]
-    pixels = (from_uint8(np.stack([frames[i] for i in part]))[None].to(reward.device) for part in parts)
-    features = torch.cat([reward.encode_frames(some) for some in pixels], dim=1)  # (1, K, …)
-    scores = reward.rate(features.expand(len(prompts), *features.shape[1:]), list(prompts)).tolist()
-    if not all(map(math.isfinite, scores)):
-        raise ValueError(f"{reward.info.name} gives {scores}; it needs more precision, such as --dtype fp32")
-    return scores

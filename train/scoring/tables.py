@@ -5,31 +5,16 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import shorten
 
 from ...core.files import replacing
 from ...core.rewards import RewardInfo
 from ...core.tables import markdown
+from .results import ScoreResult
 
 # Characters of a prompt in a table.
 PROMPT_WIDTH = 48
-
-
-@dataclass(frozen=True)
-class ScoreResult:
-    """The scores of a clip with a prompt, by reward, or why there are none."""
-
-    name: str
-    prompt: str = ""
-    scores: dict[str, float] = field(default_factory=dict)
-    problem: str = ""
-
-
-def named(broken: ScoreResult) -> str:
-    """The problem of a clip, which is named in it."""
-    return broken.problem if broken.name in broken.problem else f"{broken.name}: {broken.problem}"
 
 
 def as_text(results: list[ScoreResult], infos: Mapping[str, RewardInfo]) -> str:

@@ -1,11 +1,11 @@
-"""Scores models of the embedded family with the oracle, on the fixed prompts: the table of the README."""
+"""Scores models of the embedded family with the oracle, on the fixed prompts: the table of docs/SHAPES.md."""
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -22,7 +22,7 @@ from ..results import KeptRows
 from ..seeds import seeds_from
 from .world.captions import evaluation_prompts
 from .world.dataset import render_clip
-from .world.oracle import score, summarize
+from .world.oracle import accuracy, score, summarize
 from .world.scene import COLORS, MOVES, SHAPES
 
 COLUMNS = ("color", "shape", "direction", "smoothness", "steadiness", "sharpness", "total")
@@ -41,6 +41,16 @@ class Setting:
         return "student" if self.student else "teacher (DDIM)"
 
 
+# Clips on which the oracle itself is judged, as ``oracle.accuracy`` takes them.
+CONDITIONS = {
+    "clean, dense": {"style": "dense"},
+    "clean, short": {"style": "short"},
+    "noise 0.02": {"noise": 0.02},
+    "noise 0.05": {"noise": 0.05},
+    "noise 0.1": {"noise": 0.1},
+    "blur 1 px": {"blur": 1.0},
+    "short, as degraded": {"style": "short", "degraded": True},
+}
 TABLE = [Setting(False, steps) for steps in (50, 16, 8, 4)] + [Setting(True, steps) for steps in (16, 8, 4, 2, 1)]
 
 
@@ -102,6 +112,23 @@ def _weights_hash(network: torch.nn.Module) -> str:
     for tensor in network.state_dict().values():
         digest.update(tensor.float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def table_settings(
+    steps: Sequence[int] | None = None, student: bool | None = None, guidance: float | None = None
+) -> list[Setting]:
+    """The rows of the table, or those with these numbers of steps, or of the student or the teacher alone."""
+    return [
+        replace(setting, guidance=guidance)
+        for setting in TABLE
+        if (not steps or setting.steps in steps) and student in (None, setting.student)
+    ]
+
+
+def evaluate_oracle(clips: int = 500, seed: int = 0) -> Iterator[tuple[str, dict[str, float]]]:
+    """The oracle's own hit rates on rendered clips, by condition, one after the other."""
+    for name, condition in CONDITIONS.items():
+        yield name, accuracy(clips, seed, **condition)
 
 
 @torch.no_grad()

@@ -6,7 +6,6 @@ import argparse
 from itertools import product
 from pathlib import Path
 
-from ....core.checkpoints.locations import family_folder, student_path
 from ....core.tables import markdown
 from ...experiments.report import write_report
 from ...experiments.student_comparison import (
@@ -15,12 +14,11 @@ from ...experiments.student_comparison import (
     MOTION,
     STILL,
     Plan,
-    Student,
     compare_students,
-    guidance_of,
+    load_student,
 )
 from ...results import KeptRows
-from ..options import KEPT, add_place_arguments, check_minimum, check_tau, load_measured, seed_value
+from ..options import KEPT, add_place_arguments, check_minimum, check_tau, device_and_dtype, seed_value
 
 ABOUT = """\
 Compare students of the embedded world that were distilled with and without motion guidance, as the paper's Table 4
@@ -51,7 +49,9 @@ def register(actions) -> None:
 
 def run(args: argparse.Namespace) -> None:
     check_arguments(args)
-    students, kept = [load_student(args, name) for name in args.students], KeptRows(args.out / "rows.json")
+    where = args.checkpoints, *device_and_dtype(args)
+    students = [load_student(name, *where, args.strength, args.tau) for name in args.students]
+    kept = KeptRows(args.out / "rows.json")
     told = [f"{one.name}: lambda {one.guidance.strength:g}, tau {one.guidance.tau:g}." for one in students]
     sections = []
     for asks, steps in product((MOTION, STILL), args.steps):
@@ -77,10 +77,3 @@ def check_arguments(args: argparse.Namespace) -> None:
     for steps in args.steps:
         if not 1 <= steps <= MAX_STEPS:
             raise ValueError(f"--steps {steps} is outside 1..{MAX_STEPS}: use 4 to 16 for a student")
-
-
-def load_student(args: argparse.Namespace, name: str) -> Student:
-    model, made_from = load_measured(args, name)
-    family = model.family.name
-    path = student_path(family, name, args.checkpoints or family_folder(family))
-    return Student(name, model, guidance_of(model, path, args.strength, args.tau), made_from)

@@ -5,12 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ....core.checkpoints.locations import weights_of
-from ....core.device import dtype_name
-from ....core.pipeline import load
-from ...config import PreprocessConfig, check_inversion_grid
-from ...experiments.motion_cost import measure, read_clips, rendered_clips, report
-from ...motion_scores import ScoreSettings
+from ...config import check_inversion_grid
+from ...experiments.loading import load_measured
+from ...experiments.motion_cost import CostPlan, compare_settings
 from ...results import KeptRows
 from ..options import KEPT, add_model_arguments, check_minimum, check_tau, device_and_dtype, seed_value
 
@@ -41,17 +38,9 @@ def run(args: argparse.Namespace) -> None:
     for steps in args.grids:
         check_inversion_grid(steps, "--grids ")
     check_tau([args.tau])
-    settings = [ScoreSettings("ddim", steps) for steps in args.grids] + [ScoreSettings("noise")]
-    config = PreprocessConfig(
-        videos="", records="", motion=True, tau=args.tau, records_per_clip=max(args.records), seed=args.seed,
-        gradient_checkpointing=args.gradient_checkpointing, dtype="fp32",
+    plan = CostPlan(
+        args.clips, args.videos, tuple(args.grids), tuple(args.records), args.tau, args.seed,
+        args.gradient_checkpointing,
     )  # fmt: skip
-    device, dtype = device_and_dtype(args)
-    model = load(args.model, None, args.checkpoints, device, dtype)
-    made_from = {"weights": weights_of(args.model, args.checkpoints), "dtype": dtype_name(dtype), "videos": args.videos}
-    if args.videos:
-        clips = read_clips(model, args.videos, args.clips, args.seed)
-    else:
-        clips = rendered_clips(model, args.clips, args.seed)
-    measured = measure(model, clips, args.clips, settings, config, KeptRows(args.out), made_from)
-    print(report(measured, settings, args.records, args.tau))
+    model, made_from = load_measured(args.model, None, args.checkpoints, *device_and_dtype(args))
+    print(compare_settings(model, plan, KeptRows(args.out), made_from))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from ...experiments.motion_memory import STATUS, Setting, measure_rows, memory_table, scaled
-from ..options import seed_value
+from ....core.device import PRECISIONS, dtype_name, pick_device, pick_dtype
+from ....core.tables import markdown
+from ...experiments.motion_memory import Setting, can_measure, measure_rows, memory_table, scaled
+from ..options import check_minimum, seed_value
 
 ABOUT = """\
 Measure the peak memory of the motion score of a batch of clips, before and after what keeps it low: one clip at a time
@@ -16,8 +18,6 @@ resident memory on a CPU, or the allocator's on cuda, less what the weights and 
 
 
 def register(actions) -> None:
-    from ....core.device import PRECISIONS
-
     memory = actions.add_parser(
         "memory", help="memory of the motion score, before and after chunking", description=ABOUT
     )
@@ -33,9 +33,6 @@ def register(actions) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from ....core.device import dtype_name
-    from ....core.tables import markdown
-
     setting = setting_of(args)
     costs = measure_rows(setting)
     print(markdown(memory_table(costs)))
@@ -52,14 +49,11 @@ def setting_of(args: argparse.Namespace) -> Setting:
     Raises:
         ValueError: for sizes that the UNet cannot have, or a device whose peak cannot be measured.
     """
-    from ....core.device import pick_device, pick_dtype
-    from ..options import check_minimum
-
     check_minimum("--batch", [args.batch], 2)  # one clip is one chunk
     for name in ("frames", "height", "width"):
         check_minimum(f"--{name}", [getattr(args, name)], 1)
     device = pick_device(args.device)
-    if device.type != "cuda" and not (device.type == "cpu" and STATUS.exists()):
+    if not can_measure(device):
         raise ValueError(f"--device {args.device}: no peak can be read there; use cuda, or cpu under Linux")
     size = args.batch, args.frames, args.height, args.width
     dtype = pick_dtype(args.dtype, device)

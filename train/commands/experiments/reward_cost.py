@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 
 from ....core.device import WIDE_PRECISIONS
 from ....core.families import FAMILIES, FamilyConfig, resolve_family
 from ....core.rewards import PAPER_WEIGHTS
-from ...experiments.reward_cost import Bench, Workload, cost_table, measure, rows_of
+from ...experiments.reward_cost import Workload, compare_rows
 from ..options import check_minimum
 
 ABOUT = """\
@@ -47,12 +45,9 @@ def register(actions) -> None:
 def run(args: argparse.Namespace) -> None:
     for name in ("batch", "scored", "chunk", "repeats"):
         check_minimum(f"--{name}", [getattr(args, name)], 1)
-    with tempfile.TemporaryDirectory() as folder:
-        sizes = sized_family(args), args.batch, args.scored
-        workload = Workload(*sizes, args.rewards, args.gradient_checkpointing, args.device, args.dtype)
-        bench = Bench(workload, Path(folder))
-        print(cost_table(measure(bench, rows_of(args.chunk), args.repeats)))
-    print(f"{args.batch} samples, {min(args.scored, args.batch)} of them scored; weights: {bench.weights()}.")
+    sizes = sized_family(args), args.batch, args.scored
+    workload = Workload(*sizes, args.rewards, args.gradient_checkpointing, args.device, args.dtype)
+    print(compare_rows(workload, args.chunk, args.repeats))
 
 
 def sized_family(args: argparse.Namespace) -> FamilyConfig:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 
+from ....core.families import SHAPES as FAMILY
 from ....core.tables import markdown
+from ...experiments.loading import load_measured
 from ...experiments.motion_sweep import best, grid, run_prompts, sweep_table, write_sweep
 from ...experiments.motion_transfer import run_pairs
 from ...results import KeptRows
-from ..options import add_experiment_arguments, check_experiment, load_measured
+from ..options import add_experiment_arguments, check_experiment, device_and_dtype
 from .transfer import sampling_of
 
 ABOUT = """\
@@ -33,7 +35,7 @@ def register(actions) -> None:
 
 def run(args: argparse.Namespace) -> None:
     check_experiment(args, args.strength, args.tau)
-    model, made_from = load_measured(args, args.student)
+    model, made_from = load_measured(FAMILY.name, args.student, args.checkpoints, *device_and_dtype(args))
     guidances, kept = grid(args.strength, args.tau), KeptRows(args.out / "rows.json")
     if args.student:
         results = run_prompts(model, guidances, args.pairs, args.steps or 4, args.seed, kept, made_from)

@@ -6,10 +6,10 @@ import argparse
 
 from ....core.families import SHAPES as FAMILY
 from ....core.tables import markdown
-from ...experiments.intervals import difference
-from ...experiments.motion_transfer import Guidance, Sampling, run_pairs, transfer_table
+from ...experiments.loading import load_measured
+from ...experiments.motion_transfer import Guidance, Sampling, direction_gain, run_pairs, transfer_table
 from ...results import KeptRows
-from ..options import add_experiment_arguments, check_experiment, load_measured
+from ..options import add_experiment_arguments, check_experiment, device_and_dtype
 
 ABOUT = """\
 Does a clip take over the direction of a reference? References such as "a blue square moves left" guide prompts of
@@ -32,14 +32,12 @@ def run(args: argparse.Namespace) -> None:
     check_experiment(args, [strength], [args.tau])
     if not strength:
         raise ValueError("--strength 0 guides nothing: it is compared with 0, so give the lambda of interest")
-    model, made_from = load_measured(args, None)
+    model, made_from = load_measured(FAMILY.name, None, args.checkpoints, *device_and_dtype(args))
     kept = KeptRows(args.out / "rows.json")
     unguided, guided = (Guidance(one, args.tau) for one in (0.0, strength))
     results = run_pairs(model, [unguided, guided], args.pairs, sampling_of(args), kept, made_from)
     print(markdown(transfer_table(results)))
-    # Both have the same pairs in the same order.
-    outcomes = ([result["direction"] for result in results[one]] for one in (guided, unguided))
-    gain, low, high = (100 * value for value in difference(*outcomes))
+    gain, low, high = (100 * value for value in direction_gain(results[unguided], results[guided]))
     print(f"direction: guidance adds {gain:.1f} points (95 % interval {low:.1f} to {high:.1f}, {args.pairs} pairs)")
 
 

@@ -6,6 +6,7 @@ compared, and the weights themselves are not read. Of the embedded files the che
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from ....core.checkpoints.locations import BASE_FILES, STUDENT_FILES, family_fol
 from ....core.checkpoints.networks import CheckpointError, load_text, load_unet, load_vae
 from ....core.families import SHAPES, VIDEOCRAFTER2
 from ....core.rewards import PAPER_WEIGHTS, REWARDS, load_reward, reward_path
-from ...download import Published, all_files, open_unet, place
+from ...download import Published, open_unet, published_places
 from ..findings import Finding, Options, attempt, failure, readable
 from ..reference import FILE, altered
 
@@ -31,12 +32,16 @@ def examine(options: Options) -> Iterator[Finding]:
         yield failure(FILE, error, PACKAGE_AGAIN)
     for name in embedded_files():
         yield attempt(name, partial(embedded, folder / name, name in changed), partial(remedy_for, PACKAGE_AGAIN))
-    for name, files in all_files().items():
-        for published in files:
-            title, path = f"{name}: {published.file}", place(name, options.folder) / published.file
-            remedy = f"`t2v-turbo download {name}`" + (f" --folder {options.folder}" if options.folder else "")
-            find = partial(downloaded, title, name, published, path, remedy)
-            yield attempt(title, find, partial(remedy_for, f"delete the file, then {remedy}"))
+    try:
+        places = published_places(options.folder)
+    except ValueError:
+        yield Finding("published files", "skip", "not looked for without a models folder, see the folders")
+        return
+    for name, published, path in places:
+        title = f"{name}: {published.file}"
+        remedy = f"`t2v-turbo download {name}`" + (f" --folder {options.folder}" if options.folder else "")
+        find = partial(downloaded, title, name, published, path, remedy)
+        yield attempt(title, find, partial(remedy_for, f"delete the file, then {remedy}"))
 
 
 def remedy_for(usual: str, error: Exception) -> str:
@@ -80,7 +85,7 @@ def open_embedded(path: Path) -> None:
 
 def downloaded(title: str, name: str, published: Published, path: Path, remedy: str) -> Finding:
     """Raises: CheckpointError: if the file is there and cannot be loaded."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file would raise in a home folder that is closed to this user
         return missing(title, path, remedy)
     open_published(name, published, path)
     size = path.stat().st_size
@@ -89,7 +94,7 @@ def downloaded(title: str, name: str, published: Published, path: Path, remedy: 
 
 def missing(title: str, path: Path, remedy: str) -> Finding:
     """A file that is not there; a part of it may have arrived."""
-    parts = sorted(path.parent.glob(f".{path.name}.*.part*")) if path.parent.is_dir() else []
+    parts = sorted(path.parent.glob(f".{path.name}.*.part*")) if os.path.isdir(path.parent) else []
     data = {"path": str(path)}
     if not parts:
         return Finding(title, "skip", "not downloaded", remedy, data)

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from ....core.checkpoints.locations import models_folder
@@ -17,18 +18,22 @@ ELSEWHERE = "name a folder where you may write: set T2V_TURBO_MODELS to it"
 
 
 def examine(options: Options) -> Iterator[Finding]:
-    yield attempt("models", lambda: models(options.folder or models_folder()), ELSEWHERE)
+    yield attempt("models", partial(models, options.folder), ELSEWHERE)
     yield attempt("temporary files", temporary, "set TMPDIR (TEMP on Windows) to a folder where you may write")
 
 
-def models(folder: Path) -> Finding:
-    """A models folder without room or write access matters only to downloads."""
+def models(folder: Path | None) -> Finding:
+    """A models folder without room or write access matters only to downloads, and so does none; None = the usual."""
+    try:
+        folder = folder or models_folder()
+    except ValueError:
+        return Finding("models", "warn", "none, as this user has no home folder", ELSEWHERE)
     place = existing(folder)
     free, writable = shutil.disk_usage(place).free, can_write(place)
-    there = folder.is_dir()
+    there = os.path.isdir(folder)
     value = f"{folder}, {readable(free)} free" + ("" if there else ", not there yet")
     data = {"path": str(folder), "exists": there, "writable": writable, "free": free}
-    if folder.exists() and not there:
+    if os.path.exists(folder) and not there:
         return Finding("models", "fail", f"{folder} is a file", ELSEWHERE, data)
     if not writable:
         return Finding("models", "warn", f"{value}, cannot be written to", ELSEWHERE, data)
@@ -51,7 +56,8 @@ def temporary() -> Finding:
 
 def existing(folder: Path) -> Path:
     """The folder, or the nearest one above it that exists."""
-    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
+    # Path.is_dir would raise in a home folder that is closed to this user.
+    return next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.isdir(place))
 
 
 def can_write(folder: Path) -> bool:

@@ -5,7 +5,6 @@ Nothing is downloaded: the networks are built on the device itself, in the preci
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -22,6 +21,7 @@ from ....core.networks.text import TextEncoder
 from ....core.networks.unet import UNet3D
 from ....core.networks.vae import VideoVAE
 from ....core.pipeline import Pipeline
+from ...memory import REMEMBERING, allocated_peak, process_peak, reset_allocated_peak
 from ..findings import Finding, Options, attempt, progress, readable
 from .devices import room
 
@@ -89,7 +89,7 @@ def clips(family: FamilyConfig, device: torch.device, dtype: torch.dtype, work: 
     model = random_model(family, device, dtype)
     synchronize(device)
     yield Finding("weights", "ok", f"built in {time.perf_counter() - begin:.1f} s")
-    reset_peak(device)
+    reset_allocated_peak(device)
     for name in ("first clip", "second clip"):
         progress(f"{device} {dtype_name(dtype)}: {name}, {work}")
         yield attempt(name, partial(one_clip, name, model, work), SMALLER)
@@ -193,29 +193,12 @@ def memory_needed(family: FamilyConfig, device: torch.device, dtype: torch.dtype
     return parameters(family) * dtype.itemsize + max(sampling, vae.frame_memory(height, width)) + libraries
 
 
-def reset_peak(device: torch.device) -> None:
-    if device.type in ("cuda", "xpu"):
-        getattr(torch, device.type).reset_peak_memory_stats(device)
-
-
 def peak(device: torch.device) -> Finding:
     """The most memory that was in use."""
-    if device.type in ("cuda", "xpu"):
-        size, of = getattr(torch, device.type).max_memory_allocated(device), str(device)
+    if device.type in REMEMBERING:
+        size, of = allocated_peak(device), str(device)
     elif device.type == "mps":
         size, of = torch.mps.driver_allocated_memory(), "mps at the end"
     else:
-        size, of = peak_of_process(), "the process, its libraries among it"
+        size, of = process_peak(), "the process, its libraries among it"
     return Finding("peak memory", "ok", f"{readable(size)} of {of}", data={"bytes": size})
-
-
-def peak_of_process() -> int:
-    """Bytes of memory that this process had at most."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        import psutil
-
-        return psutil.Process().memory_info().peak_wset
-    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return size if sys.platform == "darwin" else size * 1024

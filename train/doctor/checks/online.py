@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 
-from ...download import Published, all_files, place
+from ...download import Published, all_files, published_places
 from ..findings import Finding, Options, attempt
 
 # Seconds.
@@ -23,12 +24,14 @@ def examine(options: Options) -> Iterator[Finding]:
     yield reached
     if reached.status != "ok":
         return
-    for name, files in all_files().items():
-        for published in files:
-            path = place(name, options.folder) / published.file
-            if path.is_file():
-                title, remedy = f"{name}: {published.file}", f"delete {path}, then `t2v-turbo download {name}`"
-                yield attempt(title, partial(same_size, title, published, path, endpoint, remedy), NETWORK)
+    try:
+        places = published_places(options.folder)
+    except ValueError:
+        return  # told among the folders
+    for name, published, path in places:
+        if os.path.isfile(path):
+            title, remedy = f"{name}: {published.file}", f"delete {path}, then `t2v-turbo download {name}`"
+            yield attempt(title, partial(same_size, title, published, path, endpoint, remedy), NETWORK)
 
 
 def promised(published: Published, endpoint: str) -> int:

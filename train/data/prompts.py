@@ -1,4 +1,4 @@
-"""Prompts of the command line and of text files."""
+"""Prompts as a user gives them: in words, and in text files with one a line."""
 
 from __future__ import annotations
 

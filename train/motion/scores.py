@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core.diffusion.ddim import DDIMSolver
-from ..core.diffusion.guidance import cfg_model, guidance_edge
-from ..core.motion.energies import find_energy
-from ..core.motion.inversion import inversion_steps, prior_latents
-from ..core.motion.probe import read_reference
-from ..core.motion.score import MotionScore, motion_score
-from ..core.pipeline import Pipeline
-from .config import PreprocessConfig
+from ...core.diffusion.ddim import DDIMSolver
+from ...core.diffusion.guidance import cfg_model, guidance_edge
+from ...core.motion.energies import find_energy
+from ...core.motion.inversion import inversion_steps, prior_latents
+from ...core.motion.probe import read_reference
+from ...core.motion.score import MotionScore, motion_score
+from ...core.pipeline import Pipeline
+from ..config import PreprocessConfig
 
 
 @dataclass(frozen=True)

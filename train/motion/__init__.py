@@ -1,0 +1,1 @@
+"""The motion of clips: priors of references, and scores for training."""
