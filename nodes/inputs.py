@@ -8,7 +8,7 @@ from ..core.families import VIDEOCRAFTER2
 MOTION_TYPE = "T2V_TURBO_MOTION"
 REWARD_TYPE = "T2V_TURBO_REWARD"
 # The paper's lambda and tau.
-DEFAULT_MOTION_STRENGTH, DEFAULT_TAU = VIDEOCRAFTER2.motion_strength, 0.5
+DEFAULT_MOTION_STRENGTH, DEFAULT_TAU = VIDEOCRAFTER2.motion_strength, VIDEOCRAFTER2.tau
 
 
 def changed(shared: tuple, **options) -> tuple:

@@ -23,6 +23,7 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBas
 from ..core.device import WIDE_PRECISIONS
 from ..core.diffusion.guidance import COMBINATIONS
 from ..core.diffusion.schedule import TRAIN_TIMESTEPS
+from ..core.families import TAU
 from ..core.motion.energies import ENERGIES
 from ..core.motion.inversion import METHODS
 from ..core.rewards import PAPER_WEIGHTS
@@ -139,7 +140,7 @@ class PreprocessConfig:
     clips_per_shard: int = option(128, "clips of one shard, the unit of resuming and of sharing work", minimum=1)
     batch_size: int = option(8, "records that the teacher sees at once", minimum=1)
     motion: bool = option(False, "give the guided records a motion score, for students with motion=true")
-    tau: float = option(0.5, "motion: fraction of the timesteps that is guided, the noisiest", minimum=0, maximum=1)
+    tau: float = option(TAU, "motion: fraction of the timesteps that is guided, the noisiest", minimum=0, maximum=1)
     motion_method: str = option("ddim", "motion: invert the clip, or noise it once for no evaluation", choices=METHODS)
     motion_grid: int = option(25, "motion: steps of a whole inversion, one for all draws of a clip; 200 = the authors'")
     motion_energy: str = option("mean", "motion: energy; lambda 500 belongs to mean", choices=tuple(ENERGIES))
@@ -270,7 +271,7 @@ class DistillConfig(TrainerConfig):
     init: str | None = option(None, "student checkpoint to start from; null = the family's teacher")
     motion: bool = option(False, "distil motion guidance too: records with scores, a student with the input lambda")
     motion_strength: float | None = option(None, "lambda in the paper's unit; null = the family's", minimum=0)
-    tau: float = option(0.5, "fraction of the timesteps that is guided, at most the records'", minimum=0, maximum=1)
+    tau: float = option(TAU, "fraction of the timesteps that is guided, at most the records'", minimum=0, maximum=1)
     combination: str = option("released", "how a score enters the solver's step", choices=tuple(COMBINATIONS))
     omega_min: float = option(5.0, "lowest guidance scale omega (CFG scale minus 1)", minimum=0)
     omega_max: float = option(15.0, "highest guidance scale omega", minimum=0)

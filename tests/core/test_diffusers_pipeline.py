@@ -227,19 +227,20 @@ def test_a_clip_of_no_numbers_is_refused(mg):
 # --- in the middle of a sampling ----------
 
 
-def test_a_callback_sees_every_step_and_may_change_the_latents(mg):
-    seen = []
+@pytest.mark.parametrize(("student", "timesteps"), [("mg", [999, 669, 339]), (None, [998, 665, 332])])
+def test_a_callback_sees_every_step_and_may_change_the_latents(pipes, student, timesteps):
+    pipe, seen = pipes[student], []
 
-    def watch(pipe, i, timestep, tensors):
-        assert pipe is mg and set(tensors) == {"latents", "denoised"}
+    def watch(passed, i, timestep, tensors):
+        assert passed is pipe and set(tensors) == {"latents", "denoised"}
         seen.append((i, timestep, tensors))
         return tensors
 
     both = {"callback_on_step_end": watch, "callback_on_step_end_tensor_inputs": ["latents", "denoised"]}
     call = {"num_inference_steps": 3, "output_type": "latent", **SIZE}
-    found = mg(PROMPT, generator=seeded(), **both, **call).frames
-    assert [(i, t) for i, t, _ in seen] == [(0, 999), (1, 669), (2, 339)]
-    assert torch.equal(found, mg(PROMPT, generator=seeded(), **call).frames)
+    found = pipe(PROMPT, generator=seeded(), **both, **call).frames
+    assert [(i, t) for i, t, _ in seen] == list(enumerate(timesteps))
+    assert torch.equal(found, pipe(PROMPT, generator=seeded(), **call).frames)
     assert torch.equal(seen[-1][2]["latents"], found) and torch.equal(seen[-1][2]["denoised"], found)
     assert difference(seen[0][2]["latents"], seen[0][2]["denoised"]) > 0.1  # noised again for the next step
 
@@ -248,7 +249,7 @@ def test_a_callback_sees_every_step_and_may_change_the_latents(mg):
         def change(_, i, __, tensors, at=changed):
             return {"latents": tensors["latents"] * (0.5 if i == at else 1)}
 
-        other = mg(PROMPT, generator=seeded(), callback_on_step_end=change, **call).frames
+        other = pipe(PROMPT, generator=seeded(), callback_on_step_end=change, **call).frames
         assert difference(other, found) > 1e-3
 
 
@@ -318,10 +319,13 @@ def test_offloading_brings_one_network_after_the_other(monkeypatch):
     before = pipe(PROMPT, 2, generator=seeded(), output_type="pt", **SIZE).frames
     monkeypatch.setattr(CpuOffload, "pre_forward", watch)
     pipe.enable_model_cpu_offload(device="cpu")
-    for _ in range(2):  # the hooks are there again after a call
+    for _ in range(2):
         order.clear()
+        hooks = pipe._all_hooks
         torch.testing.assert_close(pipe(PROMPT, 2, generator=seeded(), output_type="pt", **SIZE).frames, before)
         assert "->".join(dict.fromkeys(order)) == pipe.model_cpu_offload_seq == "text_encoder->unet->vae"
+        # All were brought back after the call, and hooked anew for the next.
+        assert len(pipe._all_hooks) == 3 and pipe._all_hooks[0] is not hooks[0]
 
 
 @pytest.mark.parametrize(

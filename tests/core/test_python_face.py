@@ -1,6 +1,7 @@
 """The face for Python: ``t2v_turbo.load``, a call, ``save``; the clips of the command line, and every mistake told."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -330,3 +331,20 @@ def test_slicing_and_tiling_of_the_autoencoder(plain, monkeypatch):
     assert torch.equal(vae.decode(latents), whole)
     with pytest.raises(ValueError, match="tile=0, overlap=2"):
         vae.enable_tiling(tile=0, overlap=2)
+
+
+# --- the documentation ----------
+
+
+def test_the_documentations_programs_run(tmp_path, monkeypatch):
+    """Of the README too; diffusers' own writer of videos, which needs more than we do, is left out."""
+    pages = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/PYTHON.md")]
+    programs = [program for page in pages for program in re.findall(r"```python\n(.*?)```", page, re.DOTALL)]
+    assert len(programs) == 4
+    monkeypatch.chdir(tmp_path)
+    for program in programs:
+        names = {}
+        exec(compile(program.partition("export_to_video(")[0], "a page", "exec"), names)
+        frames = names["frames"] if "frames" in names else names["result"].frames[0]
+        assert len(frames) == 8
+    assert read_video("a.mp4").shape == (8, 64, 64, 3)

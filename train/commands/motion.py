@@ -8,6 +8,7 @@ from pathlib import Path
 from ...core.command_line import typed_text
 from ...core.diffusion.guidance import guided_timesteps
 from ...core.diffusion.schedule import TRAIN_TIMESTEPS
+from ...core.families import TAU
 from ...core.motion.inversion import METHODS, inversion_steps
 from ...core.motion.prior import MotionPrior
 from ...core.pipeline import load
@@ -72,7 +73,7 @@ def _register_extract(actions) -> None:
     extract.add_argument("--height", type=int, help="pixels, a multiple of 8 (default: the model's own)")
     extract.add_argument("--width", type=int, help="pixels, a multiple of 8 (default: the model's own)")
     extract.add_argument("--steps", type=int, default=50, help="steps of the sampling that it will guide (default: 50)")
-    extract.add_argument("--tau", type=float, default=0.5, help="part of that sampling that it will guide (0.5)")
+    extract.add_argument("--tau", type=float, default=TAU, help="part of that sampling that it will guide (0.5)")
     extract.add_argument("--at", type=int, nargs="+", metavar="T", help="timesteps 0..999 instead of --steps and --tau")
     extract.add_argument("--method", choices=METHODS, default="ddim", help="inversion, or plain noise (default: ddim)")
     extract.add_argument("--grid", type=int, default=50, help="steps of the inversion; 200 are the authors' (50)")

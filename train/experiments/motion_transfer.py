@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from ...core.diffusion.ddim import sample_ddim
 from ...core.diffusion.guidance import cfg_model, guided_timesteps
+from ...core.families import TAU
 from ...core.motion.energies import Attention, Energy, Reference, find_energy
 from ...core.motion.guidance import motion_model
 from ...core.motion.inversion import prior_latents
@@ -53,7 +54,7 @@ class Guidance:
     """Strength of motion guidance and the part of the sampling that it acts in."""
 
     strength: float  # lambda in the paper's unit, 0 = none
-    tau: float = 0.5
+    tau: float = TAU
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ....core.families import TAU
 from ...config import check_inversion_grid
 from ...experiments.loading import load_measured
 from ...experiments.motion_cost import CostPlan, compare_settings
@@ -32,7 +33,7 @@ def register(actions) -> None:
     cost.add_argument("--videos", help="folder or table of videos, as for preprocess (default: rendered clips)")
     cost.add_argument("--grids", type=int, nargs="+", default=[200, 50, 25, 10], help="steps of the inversion")
     cost.add_argument("--records", type=int, nargs="+", default=[1, 4], help="records per clip and inversion, K")
-    cost.add_argument("--tau", type=float, default=0.5, help="guided part of the timesteps (default: 0.5)")
+    cost.add_argument("--tau", type=float, default=TAU, help="guided part of the timesteps (default: 0.5)")
     cost.add_argument("--seed", type=seed_value, default=0)
     cost.add_argument("--gradient-checkpointing", action="store_true", help="a third of the memory, 1.5 x the time")
     cost.add_argument("--out", type=Path, default=Path("runs/motion/cost.json"), help=f"figures; {KEPT}")

@@ -26,7 +26,7 @@ STRENGTHS = [0, 5, 15, 50, 150, 500, 1500]
 def register(actions) -> None:
     sweep = actions.add_parser("sweep", help="scores over a grid of lambda and tau", description=ABOUT)
     sweep.add_argument("--strength", type=float, nargs="+", default=STRENGTHS, help="of lambda (0 5 15 … 1500)")
-    sweep.add_argument("--tau", type=float, nargs="+", default=[0.5], help="values of tau (default: 0.5)")
+    sweep.add_argument("--tau", type=float, nargs="+", default=[FAMILY.tau], help="values of tau (default: 0.5)")
     sweep.add_argument("--student", help="sweep a student by name or checkpoint file instead of the teacher")
     sweep.add_argument("--pairs", type=int, default=40, help="clips per lambda and tau (default: 40)")
     add_experiment_arguments(sweep)

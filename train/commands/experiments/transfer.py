@@ -21,7 +21,7 @@ noise. The oracle tells how often the direction is the reference's, by chance a 
 def register(actions) -> None:
     transfer = actions.add_parser("transfer", help="guided against unguided, with intervals", description=ABOUT)
     transfer.add_argument("--strength", type=float, help="lambda (default: the family's)")
-    transfer.add_argument("--tau", type=float, default=0.5, help="guided part of the sampling (default: 0.5)")
+    transfer.add_argument("--tau", type=float, default=FAMILY.tau, help="guided part of the sampling (default: 0.5)")
     transfer.add_argument("--pairs", type=int, default=100, help="references and prompts (default: 100)")
     add_experiment_arguments(transfer)
     transfer.set_defaults(func=run)
