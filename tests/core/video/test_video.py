@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import av
 import numpy as np
@@ -187,7 +188,7 @@ def test_other_processes_write_the_same_file(tmp_path):
     for number, (fill, cores) in enumerate([("0", "all"), ("85", "all"), ("254", "one")]):
         folder = tmp_path / str(number)
         folder.mkdir()
-        environment = os.environ | {"MALLOC_PERTURB_": fill, "PYTHONPATH": str(ROOT / "tests")}
+        environment = os.environ | {"MALLOC_PERTURB_": fill, "PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{Path(__file__).parent}"}
         command = [sys.executable, "-c", WRITER, cores, str(folder), *ALL[:3]]
         subprocess.run(command, check=True, env=environment, timeout=300)
         found.append({path.name: path.read_bytes() for path in folder.iterdir()})
