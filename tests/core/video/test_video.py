@@ -188,7 +188,8 @@ def test_other_processes_write_the_same_file(tmp_path):
     for number, (fill, cores) in enumerate([("0", "all"), ("85", "all"), ("254", "one")]):
         folder = tmp_path / str(number)
         folder.mkdir()
-        environment = os.environ | {"MALLOC_PERTURB_": fill, "PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{Path(__file__).parent}"}
+        places = os.pathsep.join([str(ROOT / "tests"), str(Path(__file__).parent)])
+        environment = os.environ | {"MALLOC_PERTURB_": fill, "PYTHONPATH": places}
         command = [sys.executable, "-c", WRITER, cores, str(folder), *ALL[:3]]
         subprocess.run(command, check=True, env=environment, timeout=300)
         found.append({path.name: path.read_bytes() for path in folder.iterdir()})
